@@ -1,0 +1,69 @@
+# Everything below sets itself up: a virtual environment under .venv, from the pinned versions in constraints.txt.
+# On Windows run it from Git Bash or WSL, or see CONTRIBUTING.md for the same commands without make.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The first interpreter that is really there (a pyenv shim may not be) and in the supported range; PYTHON=… overrides.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	"$$python" -c '$(SUPPORTED)' >/dev/null 2>&1 && { echo "$$python"; break; }; done)
+
+TO ?= safetensors
+WORKERS ?= auto
+SIZES ?= 45M 500M
+
+.PHONY: help setup test lint format migrate bench bench-baseline clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## the virtual environment, with everything pinned
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 found; say PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(SUPPORTED)' || { echo "make: $(PYTHON) is not Python 3.11, 3.12 or 3.13" >&2; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+test: $(READY) ## every test; ARGS="-k tar -x" goes to pytest, WORKERS=0 runs in one process
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(READY) ## ruff, mypy --strict, and the directions of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## put the source into its customary shape
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+migrate: $(READY) ## convert a whole tree: SRC=zoo DST=out [TO=safetensors] [JOBS=2]; alone, a sample zoo under build/
+ifdef SRC
+	@test -n "$(DST)" || { echo "make: say where to, DST=folder" >&2; exit 2; }
+	$(BIN)/convert migrate "$(SRC)" "$(DST)" --to $(TO) $(if $(JOBS),--jobs $(JOBS))
+else
+	$(BIN)/python -m tests.sample_zoo build/zoo
+	$(BIN)/convert migrate build/zoo build/zoo-$(TO) --to $(TO) $(if $(JOBS),--jobs $(JOBS))
+endif
+
+bench: $(READY) ## time and memory against cp and torch; SIZES="45M 500M 2G", ARGS="--pairs 5"
+	$(BIN)/python -m benchmarks.convert_speed --sizes $(SIZES) --json build/bench/result.json $(ARGS)
+
+bench-baseline: $(READY) ## the same with every size, kept under benchmarks/results/
+	$(BIN)/python -m benchmarks.convert_speed --sizes 45M 500M 2G --json benchmarks/results/baseline.json $(ARGS)
+
+clean: ## remove what was built, keep the environment and downloads
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find convert formats tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment and downloads too
+	rm -rf $(VENV) .cache

@@ -1,0 +1,1 @@
+"""Measurements: the command against cp and against torch, in the same run."""

@@ -1,0 +1,1 @@
+"""Tests; the parts that several of them share are plain modules here."""

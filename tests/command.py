@@ -1,0 +1,50 @@
+"""The installed command, run as a user runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+def argv() -> list[str]:
+    """The installed script beside this interpreter; ``python -m convert`` where the project is not installed."""
+    script = Path(sys.executable).with_name("ckpt-convert")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "convert"]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment, plain output, and the source tree first."""
+    plain = {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb", "PYTHONUTF8": "1"}
+    return {**os.environ, **plain, **extra}
+
+
+def run(*arguments: str | Path, check: bool = False, timeout: float = 120, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run the command. ``check`` demands exit 0; ``extra`` goes to its environment; ``timeout`` is in seconds."""
+    done = subprocess.run(
+        [*argv(), *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout,
+        env=environment(**extra),
+        check=False,
+    )
+    assert not check or done.returncode == 0, f"exit {done.returncode} of {arguments}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def run_json(*arguments: str | Path, exit_code: int = 0) -> dict[str, Any]:
+    """The one JSON document that the command prints with ``--json``."""
+    done = run(*arguments, "--json")
+    assert done.returncode == exit_code, f"exit {done.returncode} of {arguments}\n{done.stdout}\n{done.stderr}"
+    document = json.loads(done.stdout)
+    assert isinstance(document, dict)
+    assert "status" in document
+    return document

@@ -1,0 +1,1 @@
+"""What bytes mean: readers and writers of every container in which model weights are kept."""

@@ -1,0 +1,1 @@
+"""The nouns that every format shares; nothing here knows a format by name."""

@@ -1,0 +1,105 @@
+"""Bounded reads of plain files. Nothing is mapped: a mapped input that shrinks kills the process (SIGBUS)."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from formats.core.errors import CorruptCheckpoint, SystemIOError, UnknownFormat
+
+PIECE = 1 << 20  # bytes read or written at once; larger pieces were no faster and cost memory
+
+
+class SourceFile:
+    """A regular file opened for reading at positions. Safe to use from several threads.
+
+    Opening a FIFO, device or folder raises `UnknownFormat`; a read past the end raises `CorruptCheckpoint`, because every length
+    was compared with the size at opening and the file must have shrunk since.
+    """
+
+    __slots__ = ("_lock", "fd", "identity", "path", "size")
+
+    def __init__(self, path: Path | str, *, dir_fd: int | None = None, follow: bool = True) -> None:
+        self.path = Path(path)
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        if not follow:
+            flags |= getattr(os, "O_NOFOLLOW", 0)
+        try:
+            self.fd = os.open(path, flags) if dir_fd is None else os.open(path, flags, dir_fd=dir_fd)
+        except OSError as error:
+            raise SystemIOError(f"cannot be opened: {error.strerror}", path=path) from error
+        info = os.fstat(self.fd)
+        if not stat.S_ISREG(info.st_mode):
+            os.close(self.fd)
+            self.fd = -1
+            raise UnknownFormat(f"is {_kind(info.st_mode)}, not a regular file", path=path)
+        self.size = info.st_size
+        self.identity = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+        self._lock = threading.Lock()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes from ``offset`` (both in bytes)."""
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the bytes from ``offset``."""
+        wanted, done = len(buffer), 0
+        while done < wanted:
+            try:
+                got = self._pread(buffer[done:], offset + done)
+            except OSError as error:
+                raise SystemIOError(f"cannot be read at byte {offset + done}: {error.strerror}", path=self.path) from error
+            if not got:
+                raise CorruptCheckpoint(
+                    f"ends at byte {offset + done} where {wanted - done} more bytes were expected", path=self.path
+                )
+            done += got
+
+    def _pread(self, buffer: memoryview, offset: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self.fd, [buffer], offset)
+        with self._lock:  # Windows has no positioned read
+            os.lseek(self.fd, offset, os.SEEK_SET)
+            data = os.read(self.fd, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def pieces(self, offset: int, length: int) -> Iterator[memoryview]:
+        """The bytes ``[offset, offset + length)`` in order; each piece is valid until the next is asked for."""
+        buffer = memoryview(bytearray(min(length, PIECE)))
+        stop = offset + length
+        while offset < stop:
+            piece = buffer[: min(PIECE, stop - offset)]
+            self.read_into(offset, piece)
+            yield piece
+            offset += len(piece)
+
+    def changed(self) -> bool:
+        """Whether the file is no longer the one that was opened, by size and modification time."""
+        info = os.fstat(self.fd)
+        return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns) != self.identity
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "fd", -1) >= 0:
+            self.close()
+
+
+def _kind(mode: int) -> str:
+    for test, name in (
+        (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISBLK, "a block device"), (stat.S_ISCHR, "a character device"),
+    ):  # fmt: skip
+        if test(mode):
+            return name
+    return "a special file"

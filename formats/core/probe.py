@@ -1,0 +1,51 @@
+"""One look at an input, shared by all sniffs: each property is computed once and only when a sniff asks."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from formats.core.errors import CheckpointError
+from formats.core.files import SourceFile
+from formats.core.zip import ZipDirectory
+
+HEAD = 4096
+
+
+class Probe:
+    """``path`` of an input, its first bytes, its size in bytes and its ZIP members."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = path.is_dir()
+        self.head = b""
+        self.size = 0
+        self._file: SourceFile | None = None
+        if not self.folder:
+            self._file = SourceFile(path)
+            self.size = self._file.size
+            self.head = self._file.read(0, min(HEAD, self.size))
+
+    @property
+    def file(self) -> SourceFile:
+        """The open file; a folder has none."""
+        if self._file is None:
+            raise IsADirectoryError(self.path)
+        return self._file
+
+    @cached_property
+    def zip(self) -> ZipDirectory | None:
+        """The ZIP directory, or None where the content is no readable ZIP (see `zip_error`)."""
+        if self._file is None or not self.head.startswith(b"PK"):
+            return None
+        try:
+            return ZipDirectory(self._file)
+        except CheckpointError as error:
+            self.zip_error = error
+            return None
+
+    zip_error: CheckpointError | None = None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,72 @@
+"""What a format module offers. A plain module with these names satisfies the protocols; nothing is subclassed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from formats.core.checkpoint import Checkpoint, Content
+from formats.core.layout import Layout
+from formats.core.probe import Probe
+
+
+class Match(IntEnum):
+    """How sure a reader is that content is its own. The highest wins; a tie is an error that names both."""
+
+    NO = 0
+    SUFFIX = 1  # nothing but the name speaks for it
+    CONTAINER = 2  # the outer container fits
+    CERTAIN = 3  # the content says so itself
+
+
+class Reader(Protocol):
+    """Describes what a file holds without loading or running anything."""
+
+    def sniff(self, probe: Probe) -> Match:
+        """Cheap, by content, never raises."""
+        ...
+
+    def read(self, path: Path) -> Checkpoint:
+        """Structure only: no tensor's bytes are read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a target can hold; the planner is the only one who decides by it."""
+
+    dtypes: frozenset[str]
+    ties: bool = False  # tied tensors stay one storage
+    strides: bool = False  # a strided window is kept, rather than packed to row-major
+    composites: bool = False  # sparse, quantised and nested tensors are native
+    extras: bool = False  # whatever travels beside the model
+    metadata: bool = False  # text about the file
+    program: bool = False  # needs a model that runs, not only weights
+
+
+class Writer(Protocol):
+    """Plans output files; the streaming, digests, durability and the name are the pipeline's."""
+
+    CAPABILITIES: Capabilities
+
+    def plan(self, content: Content, options: Mapping[str, Any]) -> list[Layout]:
+        """The files to write, in the order in which they must appear. Same content, same bytes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of the registry."""
+
+    name: str
+    title: str
+    module: str
+    suffixes: tuple[str, ...] = ()
+    reads: bool = True
+    writes: bool = False
+    heads: tuple[bytes, ...] = ()  # a reader is imported only for files that begin with one of these (none: always)
+    folders: bool = False  # its sniff wants folders too
+    targets: tuple[str, ...] = field(default=())  # names under which `--to` finds the writer

@@ -1,0 +1,212 @@
+"""Tensors as typed windows on storages. Nothing is read until a tensor's bytes are asked for.
+
+Every bound is checked here, in exact integers, when the view is made, so that no reader can forget one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from formats.core.dtype import DType
+from formats.core.errors import CorruptCheckpoint, LimitExceeded
+from formats.core.storage import Storage
+
+MAX_DIMS = 64  # torch's own limit (c10::kVariableDims plus margin); numpy's is 64
+# An expanded view (stride 0, overlaps) may name more bytes than its storage holds: at most this many times as many …
+MAX_EXPANSION = 1024
+# … unless the result stays under this many bytes.
+EXPANSION_FLOOR = 64 << 20
+
+
+class TensorView:
+    """A strided window: ``shape`` and ``strides`` and ``offset`` in elements of ``dtype``, over ``storage``.
+
+    ``parameter`` is whether the file says `torch.nn.Parameter`; ``conj`` and ``neg`` are torch's lazy bits: the storage holds the
+    values before conjugation or negation. Raises `CorruptCheckpoint` where torch's bound
+    ``offset + sum((size - 1) * stride) < numel`` (``at::native::checkInBoundsForStorage``) does not hold.
+    """
+
+    __slots__ = ("conj", "dtype", "neg", "numel", "offset", "parameter", "requires_grad", "shape", "storage", "strides")
+
+    def __init__(
+        self,
+        dtype: DType,
+        shape: tuple[int, ...],
+        storage: Storage,
+        offset: int = 0,
+        strides: tuple[int, ...] | None = None,
+        *,
+        requires_grad: bool = False,
+        parameter: bool = False,
+        conj: bool = False,
+        neg: bool = False,
+    ) -> None:
+        self.dtype = dtype
+        self.storage = storage
+        self.shape = shape
+        self.offset = offset
+        self.requires_grad = requires_grad
+        self.parameter = parameter
+        self.conj = conj
+        self.neg = neg
+        if len(shape) > MAX_DIMS:
+            raise LimitExceeded(f"tensor of {len(shape)} dimensions, at most {MAX_DIMS} are read")
+        numel = 1
+        for size in shape:
+            if type(size) is not int or size < 0:
+                raise CorruptCheckpoint(f"tensor size {size!r:.40} is not a count")
+            numel *= size
+        self.numel = numel
+        if strides is None:
+            strides = row_major(shape)
+        elif len(strides) != len(shape):
+            raise CorruptCheckpoint(f"tensor has {len(shape)} sizes but {len(strides)} strides")
+        self.strides = strides
+        if type(offset) is not int or offset < 0:
+            raise CorruptCheckpoint(f"tensor offset {offset!r:.40} is not a count")
+        last = offset
+        for size, stride in zip(shape, strides, strict=True):
+            if type(stride) is not int or stride < 0:
+                raise CorruptCheckpoint(f"tensor stride {stride!r:.40} is not a count")
+            last += (size - 1) * stride
+        held = storage.nbytes // dtype.itemsize
+        if numel and last >= held:
+            raise CorruptCheckpoint(f"tensor reaches element {last} of a storage that holds {held}")
+        if not numel and offset > held:
+            raise CorruptCheckpoint(f"empty tensor begins at element {offset} of a storage that holds {held}")
+        nbytes = numel * dtype.itemsize
+        if nbytes > EXPANSION_FLOOR and nbytes > MAX_EXPANSION * storage.nbytes:
+            raise LimitExceeded(
+                f"tensor of {nbytes} bytes expanded from a storage of {storage.nbytes}, at most {MAX_EXPANSION} times is read"
+            )
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the row-major bytes."""
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def location(self) -> str:
+        return self.storage.location
+
+    @property
+    def contiguous(self) -> bool:
+        """Row-major, as ``torch.Tensor.is_contiguous``."""
+        if not self.numel:
+            return True
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1:
+                if stride != expected:
+                    return False
+                expected *= size
+        return True
+
+    @property
+    def plain(self) -> bool:
+        """Whether the row-major bytes are a range of the storage as it is."""
+        return self.contiguous and not self.conj and not self.neg
+
+    def bytes_range(self) -> tuple[int, int]:
+        """[start, stop) of the storage's bytes that the elements lie in."""
+        start = self.offset * self.dtype.itemsize
+        if not self.numel:
+            return start, start
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        return start, (last + 1) * self.dtype.itemsize
+
+    def row_major(self) -> Storage:
+        """The values as row-major little-endian bytes, lazy bits resolved; a range of the file wherever that is possible."""
+        from formats.core.storage import Window
+
+        if self.plain:
+            start, stop = self.bytes_range()
+            if start == 0 and stop == self.storage.nbytes:
+                return self.storage
+            return Window(self.storage, start, stop - start)
+        from formats.core.packed import Packed
+
+        return Packed(self)
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The row-major little-endian bytes in pieces."""
+        packed = self.row_major()
+        return packed.chunks(0, packed.nbytes)
+
+    def tobytes(self) -> bytes:
+        """All row-major little-endian bytes in memory."""
+        from formats.core.storage import read_all
+
+        return read_all(self.row_major())
+
+    def window(self) -> tuple[int, int, tuple[int, ...], tuple[int, ...], str]:
+        """What makes two tensors tied: equal windows (over one storage) hold the same elements in the same order."""
+        strides = tuple(s if n > 1 else 0 for n, s in zip(self.shape, self.strides, strict=True))
+        return id(self.storage), self.offset, self.shape, strides, self.dtype.name
+
+    def __repr__(self) -> str:
+        return f"TensorView({self.dtype.name}, {list(self.shape)})"
+
+
+class CompositeTensor:
+    """A tensor that is several plain ones: sparse, quantised, nested, a subclass. ``kind`` names the layout.
+
+    ``components`` are the plain tensors under fixed names; ``attributes`` are scalars (JSON-able); ``dtype`` and ``shape`` describe
+    the whole as torch would.
+    """
+
+    __slots__ = ("attributes", "components", "dtype", "kind", "parameter", "requires_grad", "shape")
+
+    def __init__(
+        self,
+        kind: str,
+        dtype: DType,
+        shape: tuple[int, ...],
+        components: dict[str, TensorView],
+        attributes: dict[str, Any] | None = None,
+        *,
+        requires_grad: bool = False,
+        parameter: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.dtype = dtype
+        self.shape = shape
+        self.components = components
+        self.attributes = attributes or {}
+        self.requires_grad = requires_grad
+        self.parameter = parameter
+
+    @property
+    def numel(self) -> int:
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all components' row-major bytes."""
+        return sum(c.nbytes for c in self.components.values())
+
+    @property
+    def location(self) -> str:
+        for component in self.components.values():
+            return component.location
+        return "meta"
+
+    def __repr__(self) -> str:
+        return f"CompositeTensor({self.kind}, {self.dtype.name}, {list(self.shape)})"
+
+
+AnyTensor = TensorView | CompositeTensor
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in elements of a row-major tensor, as torch gives them (sizes of 0 count as 1)."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))

@@ -1,0 +1,574 @@
+"""An evaluator of pickles that can run nothing: every opcode of protocols 0 to 5, and no import, no call, no attribute set.
+
+A name that the pickle refers to becomes a `Global`; a call becomes a `Record` of what would have been called with what. The only
+functions ever applied are the reader's own, from a table by dotted name (`constructors`, see `rebuild.py`), and they only describe.
+Opcode meanings are those of CPython's ``pickletools``.
+
+Speed matters, since 100,000 tensors are real: one loop over the bytes with the frequent opcodes first, and the run of some thirty
+opcodes that torch writes for a tensor is met in one step (`tensor_pattern.py`).
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import repeat
+from struct import unpack_from
+from typing import Any, Protocol
+
+from formats.core import tensor_pattern
+from formats.core.checkpoint import Global, Latin1, Ordered, Record
+from formats.core.errors import CheckpointError, CorruptCheckpoint, LimitExceeded
+from formats.core.tensor_pattern import LAZY, SharedPart
+
+PersistentLoad = Callable[[Any], Any]
+
+
+class Rebuilder(Protocol):
+    """A reader's own descriptions of what certain names would make (see `rebuild.Rebuilt`)."""
+
+    constructors: Mapping[str, Callable[[tuple[Any, ...]], Any]]
+
+    def build(self, target: Any, state: Any) -> bool:
+        """Give ``state`` to a value that a constructor made; False where it takes none."""
+        ...
+
+    def finish(self) -> None:
+        """Raise where something was begun and not completed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one pickle may ask for. Each is checked before anything is allocated."""
+
+    pickle_bytes: int = 64 << 20
+    objects: int = 3_000_000  # containers, texts, long integers and records made
+    memo_gap: int = 1 << 20  # how far beyond the last memo slot a new one may lie
+    integer_bytes: int = 1024
+    # Keys that an attacker can make collide (integers of over 60 bits, tuples): a dict of them costs its square.
+    colliding_keys: int = 20_000
+    key_items: int = 256  # values in one key, nested tuples counted through
+
+
+LIMITS = Limits()
+
+
+class Truncated(CorruptCheckpoint):
+    """The pickle goes on past the bytes given: a caller that has more may try again with them."""
+
+
+class Unpickled:
+    """The result: ``value``, the byte offset ``end`` just past STOP, and the names that were referred to."""
+
+    __slots__ = ("called", "end", "names", "value")
+
+    def __init__(self, value: Any, end: int, names: dict[str, Global], called: dict[str, int]) -> None:
+        self.value = value
+        self.end = end
+        self.names = names
+        self.called = called
+
+    def globals(self) -> dict[str, int]:
+        """Every name with the number of times that it would have been called."""
+        return {name: self.called.get(name, 0) for name in self.names}
+
+
+def unpickle(
+    data: bytes,
+    *,
+    at: int = 0,
+    rebuilder: Callable[[], Rebuilder] | None = None,
+    persistent_load: PersistentLoad | None = None,
+    limits: Limits = LIMITS,
+) -> Unpickled:
+    """Evaluate the pickle that begins at byte ``at`` of ``data``.
+
+    Raises `Truncated` where the bytes end before STOP, `CorruptCheckpoint` for anything that no pickler writes, `LimitExceeded` past
+    one of ``limits``; each names the byte offset.
+    """
+    if len(data) - at > limits.pickle_bytes:
+        raise LimitExceeded(f"pickle of {len(data) - at} bytes, at most {limits.pickle_bytes} are evaluated")
+    try:
+        return _Evaluator(data, rebuilder, persistent_load, limits).run(at, fast=True)
+    except SharedPart:
+        # Some part of a tensor's description is used a second time, which torch never writes: evaluate every opcode by itself.
+        return _Evaluator(data, rebuilder, persistent_load, limits).run(at, fast=False)
+
+
+_TRUE, _FALSE = b"01", b"00"
+
+
+class _Evaluator:
+    def __init__(
+        self,
+        data: bytes,
+        rebuilder: Callable[[], Rebuilder] | None,
+        persistent_load: PersistentLoad | None,
+        limits: Limits,
+    ) -> None:
+        self.data = data
+        self.rebuilder = rebuilder() if rebuilder else None
+        self.constructors = self.rebuilder.constructors if self.rebuilder else {}
+        self.persistent_load = persistent_load
+        self.limits = limits
+        self.names: dict[str, Global] = {}
+        self.called: dict[str, int] = {}
+        self.colliding = 0
+        self.pos = 0
+
+    def run(self, at: int, *, fast: bool) -> Unpickled:
+        self.pos = at
+        try:
+            value = self._loop(at, fast)
+            if self.rebuilder is not None:
+                self.rebuilder.finish()
+        except IndexError:
+            if self.pos >= len(self.data):
+                raise Truncated(f"pickle ends at byte {len(self.data)} without STOP") from None
+            raise CorruptCheckpoint(f"pickle takes more from its stack than is there, before byte {self.pos}") from None
+        except CheckpointError as error:
+            if not isinstance(error, Truncated) and "byte" not in error.what:
+                error.what = f"{error.what} (pickle, before byte {self.pos})"
+            raise
+        except (ValueError, TypeError, OverflowError, AttributeError, KeyError, UnicodeError) as error:
+            raise CorruptCheckpoint(f"pickle is malformed before byte {self.pos}: {type(error).__name__}: {error!s:.120}") from error
+        return Unpickled(value, self.pos, self.names, self.called)
+
+    def _loop(self, pos: int, fast: bool) -> Any:  # noqa: C901 - one flat table of opcodes reads better than sixty methods
+        data, size = self.data, len(self.data)
+        limit, gap = self.limits.objects, self.limits.memo_gap
+        stack: list[Any] = []
+        push, pop = stack.append, stack.pop
+        marks: list[int] = []
+        memo: list[Any] = []
+        objects = 0
+        rebuild = self.constructors.get(tensor_pattern.NAME) if fast else None
+        step = tensor_pattern.Step(data, memo, self.persistent_load, rebuild) if rebuild and self.persistent_load else None
+        from_bytes = int.from_bytes
+
+        for _ in repeat(None, size - pos + 1):
+            op = data[pos]
+            pos += 1
+            if op == 0x71 or op == 0x72 or op == 0x94 or op == 0x70:  # BINPUT LONG_BINPUT MEMOIZE PUT
+                count = len(memo)
+                if op == 0x71:
+                    slot = data[pos]
+                    pos += 1
+                elif op == 0x72:
+                    slot = from_bytes(data[pos : pos + 4], "little")
+                    pos += 4
+                elif op == 0x94:
+                    slot = count
+                else:
+                    line, pos = self._line(pos)
+                    slot = int(line)
+                    if slot < 0:
+                        raise CorruptCheckpoint(f"memo slot {slot} at byte {pos} is negative")
+                if slot == count:
+                    memo.append(stack[-1])
+                elif slot < count:
+                    memo[slot] = stack[-1]
+                else:
+                    if slot - count > gap:
+                        raise LimitExceeded(f"memo slot {slot} at byte {pos} lies more than {gap} past the last, {count - 1}")
+                    memo.extend(repeat(_UNSET, slot - count))
+                    memo.append(stack[-1])
+            elif op == 0x68 or op == 0x6A or op == 0x67:  # BINGET LONG_BINGET GET
+                if op == 0x68:
+                    slot = data[pos]
+                    pos += 1
+                elif op == 0x6A:
+                    slot = from_bytes(data[pos : pos + 4], "little")
+                    pos += 4
+                else:
+                    line, pos = self._line(pos)
+                    slot = int(line)
+                value = memo[slot] if 0 <= slot < len(memo) else _UNSET
+                if value is _UNSET:
+                    self.pos = pos
+                    raise CorruptCheckpoint(f"memo slot {slot} is used at byte {pos} before it is set")
+                if value is LAZY:
+                    raise SharedPart
+                if step is not None and value.__class__ is Global and value.text == tensor_pattern.NAME:
+                    self.pos = pos
+                    made = step.match(pos, value)
+                    if made is not None:
+                        self.called[value.text] = self.called.get(value.text, 0) + 1
+                        objects += 4
+                        if objects > limit:
+                            self._too_many(pos)
+                        push(made)
+                        pos = step.end
+                        continue
+                push(value)
+            elif op == 0x4B:  # BININT1
+                push(data[pos])
+                pos += 1
+            elif op == 0x58 or op == 0x8C or op == 0x8D:  # BINUNICODE SHORT_BINUNICODE BINUNICODE8
+                width = 4 if op == 0x58 else 1 if op == 0x8C else 8
+                length = from_bytes(data[pos : pos + width], "little")
+                pos += width
+                if length > size - pos:
+                    self._short(pos, length)
+                push(str(data[pos : pos + length], "utf-8", "surrogatepass"))
+                pos += length
+                objects += 1
+            elif op == 0x28:  # MARK
+                marks.append(len(stack))
+                objects += 1
+            elif op == 0x74:  # TUPLE
+                start = marks.pop()
+                stack[start:] = [tuple(stack[start:])]
+                objects += 1
+            elif op == 0x86:  # TUPLE2
+                last = pop()
+                stack[-1] = (stack[-1], last)
+                objects += 1
+            elif op == 0x85:  # TUPLE1
+                stack[-1] = (stack[-1],)
+                objects += 1
+            elif op == 0x87:  # TUPLE3
+                last, middle = pop(), pop()
+                stack[-1] = (stack[-1], middle, last)
+                objects += 1
+            elif op == 0x29:  # EMPTY_TUPLE
+                push(())
+            elif op == 0x52:  # REDUCE
+                self.pos = pos
+                args = pop()
+                stack[-1] = self._call(stack[-1], args)
+                objects += 1
+            elif op == 0x51:  # BINPERSID
+                self.pos = pos
+                stack[-1] = self._persistent(stack[-1])
+            elif op == 0x88 or op == 0x89:  # NEWTRUE NEWFALSE
+                push(op == 0x88)
+            elif op == 0x4E:  # NONE
+                push(None)
+            elif op == 0x4D:  # BININT2
+                push(data[pos] | data[pos + 1] << 8)
+                pos += 2
+            elif op == 0x4A:  # BININT
+                push(unpack_from("<i", data, self._need(pos, 4))[0])
+                pos += 4
+                objects += 1
+            elif op == 0x47:  # BINFLOAT
+                push(unpack_from(">d", data, self._need(pos, 8))[0])
+                pos += 8
+                objects += 1
+            elif op == 0x7D:  # EMPTY_DICT
+                push({})
+                objects += 1
+            elif op == 0x5D:  # EMPTY_LIST
+                push([])
+                objects += 1
+            elif op == 0x75 or op == 0x64:  # SETITEMS DICT
+                self.pos = pos
+                start = marks.pop()
+                if (len(stack) - start) % 2:
+                    raise CorruptCheckpoint(f"a key without a value at byte {pos}")
+                pairs = stack[start:]
+                del stack[start:]
+                if op == 0x64:
+                    push({})
+                    objects += 1
+                self._set(stack[-1], pairs)
+            elif op == 0x73:  # SETITEM
+                self.pos = pos
+                last = pop()
+                self._set(stack[-2], [pop(), last])
+            elif op == 0x65 or op == 0x6C:  # APPENDS LIST
+                self.pos = pos
+                start = marks.pop()
+                values = stack[start:]
+                del stack[start:]
+                if op == 0x6C:
+                    push(values)
+                    objects += 1
+                else:
+                    self._append(stack[-1], values)
+            elif op == 0x61:  # APPEND
+                self.pos = pos
+                last = pop()
+                self._append(stack[-1], [last])
+            elif op == 0x63 or op == 0x93:  # GLOBAL STACK_GLOBAL
+                self.pos = pos
+                if op == 0x63:
+                    line, pos = self._line(pos)
+                    module = line.decode("utf-8")
+                    line, pos = self._line(pos)
+                    name = line.decode("utf-8")
+                else:
+                    name, module = pop(), pop()
+                push(self._global(module, name))
+            elif op == 0x62:  # BUILD
+                self.pos = pos
+                last = pop()
+                self._build(stack[-1], last)
+            elif op == 0x81:  # NEWOBJ
+                self.pos = pos
+                args = pop()
+                stack[-1] = self._call(stack[-1], args)
+                objects += 1
+            elif op == 0x92:  # NEWOBJ_EX
+                self.pos = pos
+                kwargs, args = pop(), pop()
+                if not isinstance(kwargs, dict):
+                    raise CorruptCheckpoint(f"NEWOBJ_EX with {type(kwargs).__name__} for keywords at byte {pos}")
+                stack[-1] = self._call(stack[-1], args, kwargs)
+                objects += 1
+            elif op == 0x8A or op == 0x8B:  # LONG1 LONG4
+                width = 1 if op == 0x8A else 4
+                length = from_bytes(data[pos : pos + width], "little", signed=width == 4)
+                pos += width
+                if length < 0:
+                    raise CorruptCheckpoint(f"integer of {length} bytes at byte {pos}")
+                if length > size - pos:
+                    self._short(pos, length)
+                if length > self.limits.integer_bytes:
+                    raise LimitExceeded(f"integer of {length} bytes at byte {pos}, at most {self.limits.integer_bytes} are read")
+                push(from_bytes(data[pos : pos + length], "little", signed=True))
+                pos += length
+                objects += 1
+            elif op in _BYTES:  # SHORT_BINSTRING BINSTRING SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8
+                width, text = _BYTES[op]
+                length = from_bytes(data[pos : pos + width], "little", signed=op == 0x54)
+                pos += width
+                if length < 0:
+                    raise CorruptCheckpoint(f"string of {length} bytes at byte {pos}")
+                if length > size - pos:
+                    self._short(pos, length)
+                raw = data[pos : pos + length]
+                push(_python2_text(raw) if text else raw)
+                pos += length
+                objects += 1
+            elif op == 0x80:  # PROTO
+                if data[pos] > 5:
+                    raise CorruptCheckpoint(f"pickle protocol {data[pos]} at byte {pos}, protocols 0 to 5 exist")
+                pos += 1
+            elif op == 0x95:  # FRAME
+                length = from_bytes(data[pos : pos + 8], "little")
+                pos += 8
+                if length > size - pos:
+                    self._short(pos, length)
+            elif op == 0x2E:  # STOP
+                self.pos = pos
+                value = pop()
+                if value is LAZY:
+                    raise SharedPart
+                return value
+            elif op == 0x49:  # INT
+                line, pos = self._line(pos)
+                push(line == _TRUE if line in (_TRUE, _FALSE) else int(line, 0))
+                objects += 1
+            elif op == 0x4C:  # LONG
+                line, pos = self._line(pos)
+                if len(line) > 2 * self.limits.integer_bytes:
+                    raise LimitExceeded(f"integer of {len(line)} digits at byte {pos}, at most {2 * self.limits.integer_bytes} are read")
+                push(int(line.removesuffix(b"L"), 0))
+                objects += 1
+            elif op == 0x46:  # FLOAT
+                line, pos = self._line(pos)
+                push(float(line))
+                objects += 1
+            elif op == 0x53:  # STRING
+                line, pos = self._line(pos)
+                line = line.strip()
+                if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b'"', b"'"):
+                    raise CorruptCheckpoint(f"text without quotes before byte {pos}")
+                push(_python2_text(codecs.escape_decode(line[1:-1])[0]))  # type: ignore[attr-defined]
+                objects += 1
+            elif op == 0x56:  # UNICODE
+                line, pos = self._line(pos)
+                push(str(line, "raw-unicode-escape"))
+                objects += 1
+            elif op == 0x30:  # POP: on an empty stack above a MARK it drops the MARK
+                if marks and marks[-1] == len(stack):
+                    marks.pop()
+                else:
+                    pop()
+            elif op == 0x31:  # POP_MARK
+                del stack[marks.pop() :]
+            elif op == 0x32:  # DUP
+                push(stack[-1])
+            elif op == 0x8F:  # EMPTY_SET
+                push(set())
+                objects += 1
+            elif op == 0x90 or op == 0x91:  # ADDITEMS FROZENSET
+                self.pos = pos
+                start = marks.pop()
+                values = stack[start:]
+                del stack[start:]
+                for value in values:
+                    self._check_key(value)
+                if op == 0x91:
+                    push(frozenset(values))
+                    objects += 1
+                elif type(stack[-1]) is set:
+                    stack[-1].update(values)
+                else:
+                    raise CorruptCheckpoint(f"ADDITEMS on a {type(stack[-1]).__name__} at byte {pos}")
+            elif op == 0x69:  # INST
+                self.pos = pos
+                line, pos = self._line(pos)
+                module = line.decode("utf-8")
+                line, pos = self._line(pos)
+                start = marks.pop()
+                args = tuple(stack[start:])
+                del stack[start:]
+                push(self._call(self._global(module, line.decode("utf-8")), args))
+                objects += 1
+            elif op == 0x6F:  # OBJ
+                self.pos = pos
+                start = marks.pop()
+                args = tuple(stack[start + 1 :])
+                made = self._call(stack[start], args)
+                del stack[start:]
+                push(made)
+                objects += 1
+            elif op == 0x50:  # PERSID
+                self.pos = pos
+                line, pos = self._line(pos)
+                push(self._persistent(line.decode("ascii")))
+            elif op in _REFUSED:
+                raise CorruptCheckpoint(f"{_REFUSED[op]} at byte {pos - 1} refers to what is outside the file")
+            else:
+                self.pos = pos
+                raise CorruptCheckpoint(f"unknown opcode 0x{op:02x} at byte {pos - 1}")
+            if objects > limit:
+                self._too_many(pos)
+            if marks and marks[-1] > len(stack):
+                raise CorruptCheckpoint(f"pickle takes more from its stack than is there, before byte {pos}")
+            self.pos = pos
+        raise Truncated(f"pickle ends at byte {size} without STOP")
+
+    # -- bounds ------------------------------------------------------------------------------------------------------------------
+    def _need(self, pos: int, length: int) -> int:
+        if pos + length > len(self.data):
+            self._short(pos, length)
+        return pos
+
+    def _short(self, pos: int, length: int) -> None:
+        raise Truncated(f"{length} bytes are declared at byte {pos}, {len(self.data) - pos} are left")
+
+    def _too_many(self, pos: int) -> None:
+        raise LimitExceeded(f"pickle makes more than {self.limits.objects} objects by byte {pos}, the limit")
+
+    def _line(self, pos: int) -> tuple[bytes, int]:
+        end = self.data.find(b"\n", pos)
+        if end < 0:
+            raise Truncated(f"line at byte {pos} of the pickle has no end")
+        return self.data[pos:end], end + 1
+
+    # -- names and calls, described ------------------------------------------------------------------------------------------------
+    def _global(self, module: Any, name: Any) -> Global:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise CorruptCheckpoint(f"a name made of {type(module).__name__} and {type(name).__name__} at byte {self.pos}")
+        text = f"{module}.{name}"
+        found = self.names.get(text)
+        if found is None:
+            found = self.names[text] = Global(text)
+        return found
+
+    def _call(self, callable_: Any, args: Any, kwargs: dict[Any, Any] | None = None) -> Any:
+        if type(args) is not tuple:
+            raise CorruptCheckpoint(f"a call with {type(args).__name__} for arguments at byte {self.pos}")
+        if type(callable_) is Record:
+            return Record(callable_, args, kwargs)
+        if type(callable_) is not Global:
+            raise CorruptCheckpoint(f"a call of {type(callable_).__name__} at byte {self.pos}")
+        text = callable_.text
+        self.called[text] = self.called.get(text, 0) + 1
+        if text in _NEW and args:  # copyreg's ways to say NEWOBJ
+            bare = text.endswith("_reconstructor") and args[2:] == (None,)
+            return self._call(args[0], () if bare else args[1:])
+        construct = self.constructors.get(text)
+        if construct is None or kwargs:
+            return Record(callable_, args, kwargs)
+        if text in _HASHING:
+            for value in args[0] if args and isinstance(args[0], (list, tuple)) else ():
+                self._check_key(value[0] if text not in _SETS and isinstance(value, (list, tuple)) and value else value)
+        return construct(args)
+
+    def _persistent(self, pid: Any) -> Any:
+        if self.persistent_load is None:
+            raise CorruptCheckpoint(f"a persistent id at byte {self.pos}, where the container has none")
+        return self.persistent_load(pid)
+
+    def _build(self, target: Any, state: Any) -> None:
+        if type(target) is Record:
+            if isinstance(target.state, dict) and isinstance(state, dict):
+                target.state = {**target.state, **state}
+            elif target.state is None:
+                target.state = state
+            else:
+                raise CorruptCheckpoint(f"a second state for {target.name} at byte {self.pos}")
+        elif type(target) is Ordered and isinstance(state, dict):
+            target.attributes = {**(target.attributes or {}), **state}
+        elif self.rebuilder is None or not self.rebuilder.build(target, state):
+            raise CorruptCheckpoint(f"a state for a {type(target).__name__} at byte {self.pos}")
+
+    def _append(self, target: Any, values: list[Any]) -> None:
+        if type(target) is list:
+            target.extend(values)
+        elif type(target) is Record:
+            target.items = [*(target.items or ()), *values]
+        else:
+            raise CorruptCheckpoint(f"an item for a {type(target).__name__} at byte {self.pos}")
+
+    def _set(self, target: Any, pairs: list[Any]) -> None:
+        if type(target) is dict or type(target) is Ordered:
+            entries = target
+        elif type(target) is Record:
+            entries = target.entries = target.entries if target.entries is not None else {}
+        else:
+            raise CorruptCheckpoint(f"a key for a {type(target).__name__} at byte {self.pos}")
+        for at in range(0, len(pairs), 2):
+            key = pairs[at]
+            if type(key) is not str:
+                self._check_key(key)
+            entries[key] = pairs[at + 1]
+
+    def _check_key(self, key: Any) -> None:
+        """Hashing must be safe: C code hashes nested tuples by recursion and without memory of what it has seen."""
+        if isinstance(key, (tuple, frozenset)):
+            self.colliding += 1
+            count, todo = 0, [key]
+            while todo:
+                part = todo.pop()
+                count += 1
+                if count > self.limits.key_items:
+                    raise LimitExceeded(f"a key of more than {self.limits.key_items} values at byte {self.pos}")
+                if isinstance(part, (tuple, frozenset)):
+                    todo.extend(part)
+                elif isinstance(part, (list, dict, set)) and type(part) is not Ordered:
+                    raise CorruptCheckpoint(f"a key that holds a {type(part).__name__} at byte {self.pos}")
+        elif isinstance(key, int):
+            self.colliding += key.bit_length() > 60
+        elif isinstance(key, (list, dict, set)) and type(key) is not Ordered:
+            raise CorruptCheckpoint(f"a {type(key).__name__} as a key at byte {self.pos}")
+        if self.colliding > self.limits.colliding_keys:
+            raise LimitExceeded(f"more than {self.limits.colliding_keys} keys of long integers or tuples by byte {self.pos}")
+
+
+def _python2_text(raw: bytes) -> str:
+    """Python 2's ``str``: UTF-8 as `torch.load` reads it; bytes that are none survive as latin-1."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return Latin1(raw.decode("latin-1"))
+
+
+class _Unset:
+    __slots__ = ()
+
+
+_UNSET = _Unset()
+_NEW = frozenset({"copy_reg._reconstructor", "copyreg._reconstructor", "copy_reg.__newobj__", "copyreg.__newobj__"})
+_SETS = frozenset({"builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset"})
+_HASHING = _SETS | {"collections.OrderedDict"}  # constructors that hash what the file gives them
+# opcode: (width of the length, whether it is Python 2 text)
+_BYTES = {0x55: (1, True), 0x54: (4, True), 0x43: (1, False), 0x42: (4, False), 0x8E: (8, False), 0x96: (8, False)}
+_REFUSED = {0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4", 0x97: "NEXT_BUFFER", 0x98: "READONLY_BUFFER"}

@@ -1,0 +1,320 @@
+"""ZIP directories read strictly: sizes, places and names from the central directory, each local header compared when its data is read.
+
+Source: PKWARE APPNOTE 6.3.10. A reader that repairs or guesses lets two tools see two archives in one file, so everything that
+could be read in two ways is refused: bytes before or after the archive, names that occur twice, entries that overlap.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from formats.core.errors import CorruptCheckpoint, LimitExceeded, Unsupported
+from formats.core.files import PIECE, SourceFile
+from formats.core.storage import BytesStorage, Storage, read_all
+
+_END = struct.Struct("<4s4H2LH")
+_END64_PLACE = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+MAX_DIRECTORY = 256 << 20  # bytes of central directory
+STORED, DEFLATED = 0, 8
+_METHODS = {1: "shrunk", 9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "zstd", 95: "xz", 99: "AES encryption"}
+
+
+class Member(NamedTuple):
+    """One entry: ``header`` is the byte offset of its local header, sizes are in bytes, ``mode`` the Unix file mode or 0."""
+
+    name: str
+    header: int
+    packed: int
+    size: int
+    crc: int
+    method: int
+    flags: int
+    mode: int
+    raw_name: bytes
+
+
+class ZipDirectory:
+    """The members of the archive that ``file`` is. Raises `CorruptCheckpoint` where the file is no archive, whole and unambiguous."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self.file = file
+        self.members: dict[str, Member] = {}
+        start, length, count = self._find()
+        if length > MAX_DIRECTORY:
+            raise LimitExceeded(f"ZIP directory of {length} bytes, at most {MAX_DIRECTORY} are read", path=file.path)
+        self.directory_at = start
+        self._parse(file.read(start, length), count)
+
+    # -- the directory -------------------------------------------------------------------------------------------------------------
+    def _find(self) -> tuple[int, int, int]:
+        """(offset, length in bytes, entries) of the central directory."""
+        file = self.file
+        tail = file.read(max(file.size - 65557, 0), min(65557, file.size))
+        at = tail.rfind(b"PK\x05\x06")
+        if at < 0 or len(tail) - at < 22:
+            raise self._corrupt("has no end of archive: the file is cut off or is no ZIP")
+        _, disk, first_disk, here, count, length, start, comment = _END.unpack_from(tail, at)
+        end_at = file.size - len(tail) + at
+        if len(tail) - at != 22 + comment:
+            raise self._corrupt(f"has {len(tail) - at - 22} bytes after its end, where it declares {comment}")
+        stop = end_at
+        if 0xFFFF in (here, count) or 0xFFFFFFFF in (length, start) or tail[at - 20 : at - 16] == b"PK\x06\x07":
+            place = end_at - _END64_PLACE.size
+            if place < 0 or tail[at - 20 : at - 16] != b"PK\x06\x07":
+                raise self._corrupt("has ZIP64 sizes without a ZIP64 end")
+            _, _, end64, _ = _END64_PLACE.unpack(file.read(place, 20))
+            if end64 + _END64.size > place:
+                raise self._corrupt(f"places its ZIP64 end at byte {end64} of {file.size}")
+            signature, size64, _, _, disk, first_disk, here, count, length, start = _END64.unpack(file.read(end64, _END64.size))
+            if signature != b"PK\x06\x06" or end64 + 12 + size64 != place:
+                raise self._corrupt(f"has no ZIP64 end at byte {end64}, where it is placed")
+            stop = end64
+        if disk or first_disk or here != count:
+            raise self._corrupt("is one part of several")
+        if start + length != stop:
+            raise self._corrupt(
+                f"places its directory at bytes {start} to {start + length}, but it ends at {stop}: bytes before or inside the archive"
+            )
+        return start, length, count
+
+    def _parse(self, data: bytes, count: int) -> None:
+        members, at, spans = self.members, 0, []
+        unpack, fixed = _CENTRAL.unpack_from, _CENTRAL.size
+        while at + fixed <= len(data):
+            (signature, made_by, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, disk, _, attributes,
+             header) = unpack(data, at)  # fmt: skip
+            if signature != b"PK\x01\x02":
+                break
+            name_at = at + fixed
+            at = name_at + name_len + extra_len + comment_len
+            if at > len(data):
+                raise self._corrupt("has a directory that is cut short")
+            raw = data[name_at : name_at + name_len]
+            name = self._name(raw, flags)
+            if packed == 0xFFFFFFFF or size == 0xFFFFFFFF or header == 0xFFFFFFFF or disk == 0xFFFF:
+                extra = data[name_at + name_len : name_at + name_len + extra_len]
+                size, packed, header, disk = self._zip64(extra, size, packed, header, disk, name)
+            if disk:
+                raise self._corrupt(f"places member {name!r:.100} on disk {disk}")
+            if name in members:
+                raise self._corrupt(f"holds member {name!r:.100} twice")
+            mode = attributes >> 16 if made_by >> 8 == 3 else 0
+            members[name] = Member(name, header, packed, size, crc, method, flags, mode, raw)
+            spans.append((header, header + _LOCAL.size + name_len + packed, name))
+        if at != len(data) or len(members) != count:
+            raise self._corrupt(f"has {len(members)} directory entries in {at} of {len(data)} bytes, where it declares {count}")
+        spans.sort()
+        self._next: dict[int, int] = {}
+        for index, (start, stop, name) in enumerate(spans):
+            bound = spans[index + 1][0] if index + 1 < len(spans) else self.directory_at
+            if stop > bound:
+                raise self._corrupt(f"has member {name!r:.100} at bytes {start} to {stop}, over what begins at {bound}")
+            self._next[start] = bound
+        if spans and spans[0][0] != 0:
+            raise self._corrupt(f"has {spans[0][0]} bytes before its first member")
+
+    def _zip64(self, extra: bytes, size: int, packed: int, header: int, disk: int, name: str) -> tuple[int, int, int, int]:
+        at = 0
+        while at + 4 <= len(extra):
+            kind, length = struct.unpack_from("<HH", extra, at)
+            field = extra[at + 4 : at + 4 + length]
+            if kind == 1:
+                values = iter(struct.unpack(f"<{len(field) // 8}Q", field[: len(field) // 8 * 8]))
+                try:
+                    size = next(values) if size == 0xFFFFFFFF else size
+                    packed = next(values) if packed == 0xFFFFFFFF else packed
+                    header = next(values) if header == 0xFFFFFFFF else header
+                except StopIteration:
+                    break
+                return size, packed, header, 0 if disk == 0xFFFF else disk
+            at += 4 + length
+        raise self._corrupt(f"has member {name!r:.100} with ZIP64 sizes that are not given")
+
+    def _name(self, raw: bytes, flags: int) -> str:
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            if flags & 0x800:
+                raise self._corrupt(f"has a member whose name is no UTF-8: {raw!r:.100}") from None
+            text = raw.decode("cp437")
+        return text.replace("\\", "/")  # old Windows writers
+
+    def _corrupt(self, what: str) -> CorruptCheckpoint:
+        return CorruptCheckpoint(f"ZIP archive {what}", path=self.file.path)
+
+    # -- the members ---------------------------------------------------------------------------------------------------------------
+    def storage(self, name: str, location: str = "cpu") -> Storage:
+        """The bytes of member ``name``; nothing is read until they are asked for."""
+        member = self.members.get(name)
+        if member is None:
+            raise self._corrupt(f"has no member {name!r:.100}, which it refers to")
+        if name.endswith("/") or member.mode & 0o170000 not in (0, 0o100000):
+            raise self._corrupt(f"has member {name!r:.100} that is no plain file")
+        if member.flags & 0x2041:
+            raise Unsupported(
+                f"ZIP member {name!r:.100} is encrypted", path=self.file.path, hint="unpack it with its password first"
+            )
+        if member.method == STORED:
+            if member.packed != member.size:
+                raise self._corrupt(f"stores member {name!r:.100} in {member.packed} bytes and declares {member.size}")
+            return StoredMember(self, member, location)
+        if member.method == DEFLATED:
+            # deflate cannot do better than 1032 : 1
+            if member.size > member.packed * 1032 + 1024:
+                raise self._corrupt(f"declares {member.size} bytes for member {name!r:.100}, deflated to {member.packed}")
+            return DeflatedMember(self, member, location)
+        raise Unsupported(
+            f"ZIP member {name!r:.100} is compressed by method {member.method} ({_METHODS.get(member.method, 'unknown')}); "
+            "stored and deflated are read",
+            path=self.file.path,
+        )
+
+    def read(self, name: str, limit: int) -> bytes:
+        """All bytes of a small member, CRC checked. Raises `LimitExceeded` over ``limit`` bytes."""
+        storage = self.storage(name)
+        if storage.nbytes > limit:
+            raise LimitExceeded(f"ZIP member {name!r:.100} of {storage.nbytes} bytes, at most {limit} are read", path=self.file.path)
+        data = read_all(storage)
+        crc = self.members[name].crc
+        if crc and zlib.crc32(data) != crc:
+            raise self._corrupt(f"has member {name!r:.100} with CRC-32 {zlib.crc32(data):08x}, expected {crc:08x}")
+        return data
+
+    def data_start(self, member: Member) -> int:
+        """Byte offset of a member's data, from its local header, which must agree with the directory."""
+        header = self.file.read(member.header, _LOCAL.size + len(member.raw_name))
+        signature, _, flags, method, _, _, crc, packed, size, name_len, extra_len = _LOCAL.unpack_from(header)
+        if signature != b"PK\x03\x04":
+            raise self._corrupt(f"has no local header for {member.name!r:.100} at byte {member.header}")
+        if name_len != len(member.raw_name) or header[_LOCAL.size :] != member.raw_name:
+            raise self._corrupt(f"names the member at byte {member.header} otherwise than its directory, {member.name!r:.100}")
+        if method != member.method or (flags ^ member.flags) & 0x2041:
+            raise self._corrupt(f"packs member {member.name!r:.100} otherwise than its directory says")
+        # With a data descriptor (bit 3) the local fields are 0; ZIP64 puts 2^32-1 there.
+        for local, central, what in ((packed, member.packed, "packed size"), (size, member.size, "size"), (crc, member.crc, "CRC-32")):
+            if local != central and not (local in (0, 0xFFFFFFFF) and (flags & 8 or central > 0xFFFFFFFE or local == 0xFFFFFFFF)):
+                raise self._corrupt(f"gives member {member.name!r:.100} the {what} {local} in its header and {central} in its directory")
+        start = member.header + _LOCAL.size + name_len + extra_len
+        if start + member.packed > self._next[member.header]:
+            raise self._corrupt(f"has member {member.name!r:.100} running into the next one")
+        return start
+
+
+class StoredMember:
+    """An entry kept as it is: a plain range of the file, found when first used."""
+
+    __slots__ = ("_start", "archive", "location", "member", "nbytes")
+
+    def __init__(self, archive: ZipDirectory, member: Member, location: str) -> None:
+        self.archive = archive
+        self.member = member
+        self.location = location
+        self.nbytes = member.size
+        self._start = -1
+
+    def order(self) -> tuple[SourceFile, int]:
+        """About where the bytes are, without a read: for visiting many storages in the file's order."""
+        return self.archive.file, self.member.header
+
+    def plain_span(self) -> tuple[SourceFile, int]:
+        if self._start < 0:
+            self._start = self.archive.data_start(self.member)
+        return self.archive.file, self._start
+
+    def stored_crc(self) -> int | None:
+        """The CRC-32 that the archive gives for all bytes; None where the writer left it out (0)."""
+        return self.member.crc or None
+
+    def chunks(self, start: int, stop: int) -> Iterator[memoryview]:
+        file, at = self.plain_span()
+        return file.pieces(at + start, stop - start)
+
+
+class DeflatedMember:
+    """A deflated entry, inflated on the way. Reading on from where the last read ended costs nothing extra."""
+
+    __slots__ = ("_cursor", "archive", "location", "member", "nbytes")
+
+    def __init__(self, archive: ZipDirectory, member: Member, location: str) -> None:
+        self.archive = archive
+        self.member = member
+        self.location = location
+        self.nbytes = member.size
+        self._cursor: _Inflater | None = None
+
+    def order(self) -> tuple[SourceFile, int]:
+        return self.archive.file, self.member.header
+
+    def stored_crc(self) -> int | None:
+        return self.member.crc or None
+
+    def chunks(self, start: int, stop: int) -> Iterator[memoryview]:
+        if start >= stop:
+            return
+        cursor, self._cursor = self._cursor, None
+        if cursor is None or cursor.at > start:
+            cursor = _Inflater(self.archive, self.member)
+        while cursor.at < stop:
+            # Stop exactly at `start` and `stop`, so that the next range can go on from here.
+            bound = start if cursor.at < start else stop
+            before = cursor.at
+            piece = cursor.take(min(PIECE, bound - before))
+            if before >= start:
+                yield memoryview(piece)
+        self._cursor = cursor
+
+
+class _Inflater:
+    def __init__(self, archive: ZipDirectory, member: Member) -> None:
+        self.archive = archive
+        self.member = member
+        self.inflate = zlib.decompressobj(-15)
+        self.source = archive.file.pieces(archive.data_start(member), member.packed)
+        self.waiting = b""
+        self.at = 0
+        self.crc = 0
+
+    def take(self, length: int) -> bytes:
+        """The next 1 to ``length`` bytes."""
+        name = self.member.name
+        while True:
+            if not self.waiting and not self.inflate.eof:
+                self.waiting = bytes(next(self.source, b""))
+            try:
+                piece = self.inflate.decompress(self.waiting, length)
+            except zlib.error as error:
+                raise CorruptCheckpoint(f"ZIP member {name!r:.100} does not inflate: {error}") from error
+            fed, self.waiting = self.waiting, self.inflate.unconsumed_tail
+            if piece:
+                break
+            if self.inflate.eof or not fed:
+                raise CorruptCheckpoint(f"ZIP member {name!r:.100} inflates to {self.at} bytes, declared {self.member.size}")
+        self.at += len(piece)
+        self.crc = zlib.crc32(piece, self.crc)
+        if self.at == self.member.size:
+            self._finish()
+        return piece
+
+    def _finish(self) -> None:
+        name, member = self.member.name, self.member
+        try:
+            more = self.inflate.decompress(self.waiting, 1)
+            while not more and not self.inflate.eof and (waiting := bytes(next(self.source, b""))):
+                more = self.inflate.decompress(waiting, 1)
+        except zlib.error as error:
+            raise CorruptCheckpoint(f"ZIP member {name!r:.100} does not inflate: {error}") from error
+        if more or not self.inflate.eof:
+            raise CorruptCheckpoint(f"ZIP member {name!r:.100} inflates to more than the {member.size} bytes declared")
+        if member.crc and self.crc != member.crc:
+            raise CorruptCheckpoint(f"ZIP member {name!r:.100} has CRC-32 {self.crc:08x}, expected {member.crc:08x}")
+
+
+def empty(location: str = "cpu") -> Storage:
+    """A storage of no bytes."""
+    return BytesStorage(b"", location)

@@ -1,0 +1,134 @@
+"""Which formats there are, and which one an input is. One row a format; others come by the entry point ``ckpt_convert.formats``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from formats.core.checkpoint import Checkpoint
+from formats.core.errors import AmbiguousCheckpoint, CheckpointError, CorruptCheckpoint, SystemIOError, UnknownFormat, Unsupported
+from formats.core.probe import Probe
+from formats.core.protocol import Format, Match
+
+ENTRY_POINT = "ckpt_convert.formats"
+_ZIP = (b"PK",)
+
+ROWS: tuple[Format, ...] = (
+    Format("torch-zip", "torch.save, ZIP container (torch ≥ 1.6, and 1.4 by option)", "formats.torch_zip", heads=_ZIP),
+    Format(
+        "torch-legacy", "torch.save, legacy pickle (torch 0.1.10 – 1.5)", "formats.torch_legacy", heads=(b"\x80", b"(", b"L", b"I", b"\x8a")
+    ),
+    Format(
+        "safetensors", "safetensors", "formats.safetensors", suffixes=(".safetensors",), writes=True, targets=("safetensors",)
+    ),
+    Format("torch-save", "torch.save, ZIP container", "formats.torch_save", (".pth",), reads=False, writes=True, targets=("pth",)),
+    Format("pth-tar", "training checkpoint", "formats.pth_tar", (".pth.tar",), reads=False, writes=True, targets=("pth.tar",)),
+)  # fmt: skip
+
+
+@cache
+def plugins() -> tuple[Format, ...]:
+    """Rows of other packages. Asking costs a walk over all installed packages, so nobody asks before our own rows have failed."""
+    from importlib.metadata import entry_points
+
+    found: list[Format] = []
+    for point in entry_points(group=ENTRY_POINT):
+        row = point.load()
+        if not isinstance(row, Format):
+            raise Unsupported(f"plugin {point.name!r} of {point.value!r} is a {type(row).__name__}, not a formats.Format")
+        found.append(row)
+    return tuple(found)
+
+
+def load(row: Format) -> Any:
+    """The module behind a row."""
+    return import_module(row.module)
+
+
+def readers() -> Iterator[Format]:
+    """Built-in readers first, then those of plugins."""
+    yield from (row for row in ROWS if row.reads)
+    yield from (row for row in plugins() if row.reads)
+
+
+def targets() -> list[str]:
+    """Every name that ``--to`` takes."""
+    return [target for row in (*ROWS, *plugins()) if row.writes for target in row.targets]
+
+
+def target_row(target: str) -> Format:
+    """The row of the writer for ``--to target``."""
+    for row in ROWS:
+        if target in row.targets:
+            return row
+    for row in plugins():
+        if target in row.targets:
+            return row
+    raise Unsupported(f"no writer for {target!r}", hint=f"targets are {', '.join(targets())}")
+
+
+def writer(target: str) -> Any:
+    """The writer module for ``--to target``."""
+    return load(target_row(target))
+
+
+def suffixes() -> list[str]:
+    """Every suffix that a writer gives its files, longest first."""
+    return sorted({s for row in (*ROWS, *plugins()) for s in row.suffixes}, key=len, reverse=True)
+
+
+def _matches(rows: Iterator[Format], probe: Probe) -> list[tuple[Match, Format]]:
+    found = []
+    for row in rows:
+        if probe.folder != row.folders if probe.folder else row.heads and not probe.head.startswith(row.heads):
+            continue
+        module: ModuleType = load(row)
+        match = module.sniff(probe)
+        if match > Match.NO:
+            found.append((match, row))
+    return found
+
+
+def detect(probe: Probe) -> Format:
+    """The one row whose reader is surest. Raises `UnknownFormat` where none is, `AmbiguousCheckpoint` where two are equally sure."""
+    found = _matches((row for row in ROWS if row.reads), probe)
+    if not found or max(found, key=lambda m: m[0])[0] < Match.CERTAIN:
+        found += _matches((row for row in plugins() if row.reads), probe)
+    if not found:
+        from formats.core.foreign import recognise
+
+        raise recognise(probe)
+    best = max(match for match, _ in found)
+    rows = [row for match, row in found if match == best]
+    if len(rows) > 1:
+        names = " and ".join(row.name for row in rows)
+        raise AmbiguousCheckpoint(f"content fits {names} equally well", path=probe.path)
+    return rows[0]
+
+
+def open(path: Path | str) -> Checkpoint:
+    """Describe the checkpoint at ``path``. Whatever a malformed input makes a reader raise comes out as one `CheckpointError`."""
+    path = Path(path)
+    try:
+        probe = Probe(path)
+        try:
+            row = detect(probe)
+        finally:
+            probe.close()
+        checkpoint: Checkpoint = load(row).read(path)
+        return checkpoint
+    except CheckpointError as error:
+        raise error.with_path(path) from error.__cause__
+    except OSError as error:
+        raise SystemIOError(f"cannot be read: {error.strerror or error}", path=path) from error
+    except (RecursionError, MemoryError) as error:
+        raise CorruptCheckpoint(f"asks for too much: {type(error).__name__}", path=path) from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, ArithmeticError) as error:
+        raise CorruptCheckpoint(f"is malformed: {type(error).__name__}: {error!s:.160}", path=path) from error
+
+
+__all__ = ["ROWS", "UnknownFormat", "detect", "open", "plugins", "readers", "suffixes", "target_row", "targets", "writer"]

@@ -1,0 +1,178 @@
+"""The pickle container of `torch.save` before torch 1.6 (0.1.10 to 1.5, and later by option).
+
+Source: ``torch.serialization._legacy_save`` and ``_legacy_load``. Five pickles (magic number, protocol, system, the object, the keys
+of its storages), then each storage as an int64 count of elements and its raw little-endian bytes. Nothing is checksummed.
+
+The system pickle says the writer's byte order, but every release wrote the data little-endian whatever the machine
+(``THPStorage_writeFileRaw``) and every release reads them so; a big-endian flag is noted and changes nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+from formats.core.checkpoint import Checkpoint, Global
+from formats.core.dtype import DType
+from formats.core.errors import CorruptCheckpoint, LimitExceeded
+from formats.core.files import SourceFile
+from formats.core.probe import Probe
+from formats.core.protocol import Match
+from formats.core.rebuild import Rebuilt, TypedStorage, storage_dtype
+from formats.core.storage import FileSpan, Window
+from formats.core.unpickle import LIMITS, Truncated, Unpickled, unpickle
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+# The pickled magic number as protocol 2 (LONG1) and as protocols 0 and 1 (LONG) have it.
+_HEADS = (
+    b"\x8a\x0a" + MAGIC.to_bytes(10, "little"),
+    b"L" + str(MAGIC).encode(),
+)
+
+
+def sniff(probe: Probe) -> Match:
+    return Match.CERTAIN if any(head in probe.head[:32] for head in _HEADS) else Match.NO
+
+
+class _Stream:
+    """The pickles at the head of a file, one after the other. How long they are is known only when they have been evaluated."""
+
+    def __init__(self, file: SourceFile, at: int = 0, size: int | None = None) -> None:
+        self.file = file
+        self.stop = file.size if size is None else at + size
+        self.base = at  # where `data` begins in the file
+        self.data = file.read(at, min(1 << 20, self.stop - at))
+        self.at = 0
+
+    def next(self, what: str, **evaluator: Any) -> Any:
+        """The value of the next pickle. `evaluator` goes to `unpickle`; ``storages`` is emptied before a second try."""
+        storages: _Storages | None = evaluator.pop("storages", None)
+        while True:
+            try:
+                if storages is not None:
+                    storages.clear()
+                    evaluator["persistent_load"] = storages.load
+                self.found: Unpickled = unpickle(self.data, at=self.at, **evaluator)
+            except Truncated as error:
+                have = self.base + len(self.data)
+                if have == self.stop:
+                    raise CorruptCheckpoint(f"file ends at byte {self.stop} inside {what}: {error.what}") from error
+                if len(self.data) - self.at >= LIMITS.pickle_bytes:
+                    raise LimitExceeded(f"{what} is a pickle of more than {LIMITS.pickle_bytes} bytes") from error
+                more = self.file.read(have, min(3 * len(self.data), self.stop - have))
+                self.data = (self.data[self.at :] + more)[: LIMITS.pickle_bytes]
+                self.base += self.at
+                self.at = 0
+                continue
+            self.at = self.found.end
+            return self.found.value
+
+    @property
+    def position(self) -> int:
+        """Byte of the file just past the last pickle."""
+        return self.base + self.at
+
+
+def read(path: Path) -> Checkpoint:
+    """Structure of the checkpoint at ``path``; storages are ranges of the file."""
+    file = SourceFile(path)
+    return read_span(file, 0, file.size, path)
+
+
+def read_span(file: SourceFile, at: int, size: int, path: Path) -> Checkpoint:
+    """The same for a checkpoint that fills bytes ``[at, at + size)`` of ``file``."""
+    stream = _Stream(file, at, size)
+    if stream.next("the magic number") != MAGIC:
+        raise CorruptCheckpoint(f"magic number is not {MAGIC:#x}")
+    protocol = stream.next("the protocol")
+    if type(protocol) is not int or protocol != PROTOCOL:
+        raise CorruptCheckpoint(f"protocol is {protocol!r:.40}, {PROTOCOL} is known")
+    system = stream.next("the system record")
+    storages = _Storages(file)
+    tree = stream.next("the object", rebuilder=Rebuilt, storages=storages)
+    names = stream.found.globals()
+    keys = stream.next("the list of storages")
+    storages.place(keys, stream.position, at + size)
+    big = isinstance(system, dict) and system.get("little_endian") is False
+    metadata = {"container": "legacy pickle", "byte_order": "little"}
+    notes = ["written on a big-endian machine; torch stores the data little-endian all the same"] if big else []
+    return Checkpoint(path, "torch-legacy", tree, names, metadata, notes, [file])
+
+
+class _Storages:
+    """Persistent ids to storages whose place in the file is known only after the object has been evaluated."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self.file = file
+        self.clear()
+
+    def clear(self) -> None:
+        self.roots: dict[str, tuple[FileSpan, DType, int]] = {}  # key → (span, type, numel)
+        self.typed: dict[Any, TypedStorage] = {}
+
+    def load(self, pid: Any) -> Any:
+        if type(pid) is tuple and len(pid) == 4 and pid[0] == "module" and type(pid[1]) is Global:
+            if isinstance(pid[3], str):
+                pid[1].source = pid[3]
+            return pid[1]
+        if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
+            raise CorruptCheckpoint("persistent id is neither ('storage', class, key, location, numel, view) nor ('module', …)")
+        _, cls, key, location, numel = pid[:5]
+        view = pid[5] if len(pid) == 6 else None
+        if type(key) is not str or type(numel) is not int or numel < 0:
+            raise CorruptCheckpoint(f"storage {key!r:.60} with {numel!r:.60} elements: a text and a count are needed")
+        dtype = storage_dtype(cls)
+        root = self.roots.get(key)
+        if root is None:
+            width = dtype.itemsize if dtype else 1
+            if numel * width > self.file.size:
+                raise CorruptCheckpoint(f"storage {key!r:.60} of {numel * width} bytes in a file of {self.file.size}")
+            span = FileSpan(self.file, 0, 0, location if isinstance(location, str) else "cpu")
+            span.nbytes = numel * width  # the offset comes with the list of keys
+            from formats.core import dtype as dtypes
+
+            root = self.roots[key] = span, dtype or dtypes.UINT8, numel
+        if root[2] != numel:
+            raise CorruptCheckpoint(f"storage {key!r:.60} is declared once with {root[2]} elements and once with {numel}")
+        if view is None:
+            index: Any = (key, cls)
+            if index not in self.typed:
+                self.typed[index] = TypedStorage(root[0], dtype)
+            return self.typed[index]
+        if type(view) is not tuple or len(view) != 3 or type(view[0]) is not str or any(type(v) is not int for v in view[1:]):
+            raise CorruptCheckpoint(f"view of storage {key!r:.60} is not (key, offset, size)")
+        index = (key, cls, *view)
+        if index not in self.typed:
+            width = root[1].itemsize
+            if view[1] == 0 and view[2] == numel:
+                self.typed[index] = TypedStorage(root[0], dtype)
+            else:
+                self.typed[index] = TypedStorage(Window(root[0], view[1] * width, view[2] * width), dtype)
+        return self.typed[index]
+
+    def place(self, keys: Any, at: int, stop: int) -> None:
+        """Give each storage its offset, from the counts that stand before the data, and compare all of them with the pickle."""
+        if not isinstance(keys, list) or any(type(key) is not str for key in keys):
+            raise CorruptCheckpoint("list of storages is no list of texts")
+        if len(set(keys)) != len(keys):
+            raise CorruptCheckpoint(f"list of storages names one of its {len(keys)} keys twice")
+        if set(keys) != set(self.roots):
+            odd = sorted(set(keys) ^ set(self.roots))[0]
+            side = "the pickle names and the list does not" if odd in self.roots else "the list names and the pickle does not"
+            raise CorruptCheckpoint(f"list of {len(keys)} storages, pickle with {len(self.roots)}: {side} {odd!r:.60}")
+        for key in keys:
+            span, dtype, numel = self.roots[key]
+            if at + 8 > stop:
+                raise CorruptCheckpoint(f"file ends at byte {stop} before storage {key!r:.60}, expected at {at}")
+            (count,) = struct.unpack("<q", self.file.read(at, 8))
+            if count != numel:
+                raise CorruptCheckpoint(f"storage {key!r:.60} at byte {at} has {count} elements, the pickle says {numel}")
+            at += 8
+            if at + numel * dtype.itemsize > stop:
+                raise CorruptCheckpoint(f"storage {key!r:.60} needs bytes {at} to {at + numel * dtype.itemsize}, the file ends at {stop}")
+            span.offset = at
+            at += numel * dtype.itemsize
+        if at != stop:
+            raise CorruptCheckpoint(f"{stop - at} bytes follow the last storage, at byte {at}")

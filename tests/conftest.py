@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,10 +53,17 @@ def corpus() -> Path:
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of hostile files, unpacked; one of them is a hole of 1 TiB, two are FIFOs."""
-    folder = tmp_path_factory.mktemp("hostile")
-    archive = ROOT / "tests" / "hostile" / "cases.tar.xz"
-    subprocess.run(["tar", "-S", "-xJf", str(archive), "-C", str(folder)], check=True)
+    """The folder of hostile files, unpacked once for all workers; one of them is a hole of 1 TiB, two are FIFOs."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "hostile"
+    with (folder.parent / "hostile.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            partial = folder.with_name("hostile.part")
+            partial.mkdir()
+            archive = ROOT / "tests" / "hostile" / "cases.tar.xz"
+            subprocess.run(["tar", "-S", "-xJf", str(archive), "-C", str(partial)], check=True)
+            partial.rename(folder)
     return folder
 
 
@@ -63,3 +71,27 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command as a user does: ``run("inspect", path)``; see `tests.command.run`."""
     return command.run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What became of the hostile files, by class."""
+    table: dict[str, Counter[str]] = {}
+    peaks: dict[str, list[float]] = {}
+    for status in ("passed", "failed"):
+        for report in terminalreporter.stats.get(status, []):
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "hostile" and report.when == "call":
+                    attack_class, outcome, cpu, peak = value
+                    row = table.setdefault(attack_class, Counter())
+                    row.update(["cases", outcome, *([status] if status == "failed" else [])])
+                    peak_cpu = peaks.setdefault(attack_class, [0.0, 0.0])
+                    peak_cpu[:] = [max(peak_cpu[0], cpu), max(peak_cpu[1], peak / (1 << 20))]
+    if not table:
+        return
+    terminalreporter.section("hostile files")
+    columns = ("cases", "refused", "read", "failed")
+    terminalreporter.write_line(f"{'class':<14}" + "".join(f"{name:>9}" for name in columns) + f"{'max CPU s':>12}{'max MiB':>9}")
+    for attack_class, row in sorted(table.items()):
+        cpu, peak = peaks[attack_class]
+        counts = "".join(f"{row[name]:>9}" for name in columns)
+        terminalreporter.write_line(f"{attack_class:<14}{counts}{cpu:>12.2f}{peak:>9.0f}")

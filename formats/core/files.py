@@ -80,6 +80,10 @@ class SourceFile:
             yield piece
             offset += len(piece)
 
+    def origin(self, offset: int) -> tuple[SourceFile, int] | None:
+        """The file that really holds byte ``offset`` and where; None where it is computed on the way (see `subfile`)."""
+        return self, offset
+
     def changed(self) -> bool:
         """Whether the file is no longer the one that was opened, by size and modification time."""
         info = os.fstat(self.fd)

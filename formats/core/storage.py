@@ -25,7 +25,8 @@ class Storage(Protocol):
 def plain_span(storage: Storage) -> tuple[SourceFile, int] | None:
     """(file, byte offset) where ``storage`` is nothing but a range of a file: such bytes can be moved the fastest way."""
     find = getattr(storage, "plain_span", None)
-    return None if find is None else find()
+    span = None if find is None else find()
+    return None if span is None else span[0].origin(span[1])
 
 
 class FileSpan:

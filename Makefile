@@ -55,7 +55,7 @@ else
 	$(BIN)/convert migrate build/zoo build/zoo-$(TO) --to $(TO) $(if $(JOBS),--jobs $(JOBS))
 endif
 
-bench: $(READY) ## time and memory against cp and torch; SIZES="45M 500M 2G", ARGS="--pairs 5"
+bench: $(READY) ## time and memory against cp and torch; SIZES="45M 500M 2G", ARGS="--rounds 9"
 	$(BIN)/python -m benchmarks.convert_speed --sizes $(SIZES) --json build/bench/result.json $(ARGS)
 
 bench-baseline: $(READY) ## the same with every size, kept under benchmarks/results/

@@ -117,7 +117,7 @@ def state_dict(module: Stub) -> OrderedDict[str, torch.Tensor]:
 def load_safetensors(path: Path) -> OrderedDict[str, torch.Tensor]:
     """The state dict in ``path`` as the safetensors package reads it, with what stands in the file's metadata applied to it.
 
-    Plain safetensors has no order, no tied tensors and no sparse ones; `formats/core/composites.py` documents how they are described.
+    safetensors has no order, no tied and no sparse tensors; `formats/core/composites.py` documents how they are described.
     """
     tensors = load_file(path)
     with safe_open(path, "pt") as opened:
@@ -134,7 +134,7 @@ def load_safetensors(path: Path) -> OrderedDict[str, torch.Tensor]:
 
 
 def row_major_bytes(tensor: torch.Tensor) -> bytes:
-    """The values as row-major little-endian bytes, lazy conjugation and negation resolved; of a sparse one, indices and values."""
+    """The values as row-major little-endian bytes, lazy bits resolved; of a sparse tensor, indices and values."""
     if tensor.layout == torch.sparse_coo:
         return row_major_bytes(tensor._indices()) + row_major_bytes(tensor._values())
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()

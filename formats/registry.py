@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from importlib import import_module
+from importlib import import_module  # noqa: TID251 - names come from the rows below alone
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from formats.core.checkpoint import Checkpoint
-from formats.core.errors import AmbiguousCheckpoint, CheckpointError, CorruptCheckpoint, SystemIOError, UnknownFormat, Unsupported
+from formats.core.errors import (
+    AmbiguousCheckpoint,
+    CheckpointError,
+    CorruptCheckpoint,
+    LimitExceeded,
+    SystemIOError,
+    UnknownFormat,
+    Unsupported,
+)
+from formats.core.files import SourceFile
 from formats.core.probe import Probe
 from formats.core.protocol import Format, Match
 
 ENTRY_POINT = "ckpt_convert.formats"
+MAX_DEPTH = 2  # archives around a checkpoint
 _ZIP = (b"PK",)
 
 ROWS: tuple[Format, ...] = (
@@ -112,14 +122,29 @@ def detect(probe: Probe) -> Format:
 
 def open(path: Path | str) -> Checkpoint:
     """Describe the checkpoint at ``path``. Whatever a malformed input makes a reader raise comes out as one `CheckpointError`."""
-    path = Path(path)
+    return _open(Path(path), 0)
+
+
+def _open(source: Path | SourceFile, depth: int) -> Checkpoint:
+    path = source.path if isinstance(source, SourceFile) else source
     try:
-        probe = Probe(path)
+        if depth > MAX_DEPTH:
+            raise LimitExceeded(f"lies more than {MAX_DEPTH} archives deep", path=path, hint="unpack the outer archive first")
+        probe = Probe(source)
         try:
             row = detect(probe)
         finally:
             probe.close()
-        checkpoint: Checkpoint = load(row).read(path)
+        module = load(row)
+        checkpoint: Checkpoint
+        if row.nests:
+            checkpoint = module.read(source, lambda inner: _open(inner, depth + 1))
+        elif not isinstance(source, SourceFile):
+            checkpoint = module.read(source)
+        elif hasattr(module, "read_file"):
+            checkpoint = module.read_file(source)
+        else:
+            raise Unsupported(f"is {row.title} inside another file", path=path, hint="unpack it first")
         return checkpoint
     except CheckpointError as error:
         raise error.with_path(path) from error.__cause__

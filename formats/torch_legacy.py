@@ -17,11 +17,12 @@ from formats.core.checkpoint import Checkpoint, Global
 from formats.core.dtype import DType
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
 from formats.core.files import SourceFile
+from formats.core.inert import LIMITS
 from formats.core.probe import Probe
 from formats.core.protocol import Match
 from formats.core.rebuild import Rebuilt, TypedStorage, storage_dtype
 from formats.core.storage import FileSpan, Window
-from formats.core.unpickle import LIMITS, Truncated, Unpickled, unpickle
+from formats.core.unpickle import Truncated, Unpickled, unpickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -77,8 +78,12 @@ class _Stream:
 
 def read(path: Path) -> Checkpoint:
     """Structure of the checkpoint at ``path``; storages are ranges of the file."""
-    file = SourceFile(path)
-    return read_span(file, 0, file.size, path)
+    return read_file(SourceFile(path))
+
+
+def read_file(file: SourceFile) -> Checkpoint:
+    """The same from an open file."""
+    return read_span(file, 0, file.size, file.path)
 
 
 def read_span(file: SourceFile, at: int, size: int, path: Path) -> Checkpoint:
@@ -171,7 +176,9 @@ class _Storages:
                 raise CorruptCheckpoint(f"storage {key!r:.60} at byte {at} has {count} elements, the pickle says {numel}")
             at += 8
             if at + numel * dtype.itemsize > stop:
-                raise CorruptCheckpoint(f"storage {key!r:.60} needs bytes {at} to {at + numel * dtype.itemsize}, the file ends at {stop}")
+                raise CorruptCheckpoint(
+                    f"storage {key!r:.60} needs bytes {at} to {at + numel * dtype.itemsize}, the file ends at {stop}"
+                )
             span.offset = at
             at += numel * dtype.itemsize
         if at != stop:

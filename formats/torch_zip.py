@@ -12,11 +12,12 @@ from typing import Any
 from formats.core.checkpoint import Checkpoint
 from formats.core.errors import CorruptCheckpoint
 from formats.core.files import SourceFile
+from formats.core.inert import LIMITS
 from formats.core.probe import Probe
 from formats.core.protocol import Match
 from formats.core.rebuild import Rebuilt, TypedStorage, storage_dtype
 from formats.core.storage import BytesStorage, Storage, Swapped
-from formats.core.unpickle import LIMITS, unpickle
+from formats.core.unpickle import unpickle
 from formats.core.zip import ZipDirectory
 
 
@@ -38,7 +39,12 @@ def find_root(archive: ZipDirectory) -> str | None:
 
 def read(path: Path) -> Checkpoint:
     """Structure of the checkpoint at ``path``; storages are members of the archive, read when asked for."""
-    file = SourceFile(path)
+    return read_file(SourceFile(path))
+
+
+def read_file(file: SourceFile) -> Checkpoint:
+    """The same from an open file."""
+    path = file.path
     archive = ZipDirectory(file)
     root = find_root(archive)
     if root is None:
@@ -113,7 +119,9 @@ class Storages:
             return BytesStorage(b"", location)
         storage = self.archive.storage(name, location)
         if storage.nbytes != nbytes:
-            raise CorruptCheckpoint(f"storage {key!r:.60} is declared with {nbytes} bytes, its record {name!r:.80} has {storage.nbytes}")
+            raise CorruptCheckpoint(
+                f"storage {key!r:.60} is declared with {nbytes} bytes, its record {name!r:.80} has {storage.nbytes}"
+            )
         return Swapped(storage, swap) if self.big and swap > 1 else storage
 
     def notes(self) -> list[str]:

@@ -13,16 +13,17 @@ HEAD = 4096
 
 
 class Probe:
-    """``path`` of an input, its first bytes, its size in bytes and its ZIP members."""
+    """``path`` of an input, its first bytes, its size in bytes and its ZIP members. An open file given stays open."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.folder = path.is_dir()
+    def __init__(self, source: Path | SourceFile) -> None:
+        self.path = source.path if isinstance(source, SourceFile) else source
+        self.folder = not isinstance(source, SourceFile) and source.is_dir()
         self.head = b""
         self.size = 0
         self._file: SourceFile | None = None
+        self._owned = not isinstance(source, SourceFile)
         if not self.folder:
-            self._file = SourceFile(path)
+            self._file = source if isinstance(source, SourceFile) else SourceFile(source)
             self.size = self._file.size
             self.head = self._file.read(0, min(HEAD, self.size))
 
@@ -47,5 +48,5 @@ class Probe:
     zip_error: CheckpointError | None = None
 
     def close(self) -> None:
-        if self._file is not None:
+        if self._file is not None and self._owned:
             self._file.close()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 from formats.core.checkpoint import Checkpoint, Content
+from formats.core.files import SourceFile
 from formats.core.layout import Layout
 from formats.core.probe import Probe
 
@@ -31,6 +32,27 @@ class Reader(Protocol):
 
     def read(self, path: Path) -> Checkpoint:
         """Structure only: no tensor's bytes are read."""
+        ...
+
+
+class FileReader(Reader, Protocol):
+    """A reader of one file, which may therefore lie inside another."""
+
+    def read_file(self, file: SourceFile) -> Checkpoint:
+        """As `read`, from a file that is open already, perhaps one inside another (`formats.core.subfile`)."""
+        ...
+
+
+Open = Callable[[Path | SourceFile], Checkpoint]  # `formats.registry.open`, for what is inside
+
+
+class NestingReader(Protocol):
+    """A reader of what holds other checkpoints: an archive, an index of shards, a folder. Its row says ``nests=True``."""
+
+    def sniff(self, probe: Probe) -> Match: ...
+
+    def read(self, source: Path | SourceFile, open_inner: Open) -> Checkpoint:
+        """As `Reader.read`; whatever lies inside is opened by ``open_inner``, which counts how deep it is."""
         ...
 
 
@@ -69,4 +91,5 @@ class Format:
     writes: bool = False
     heads: tuple[bytes, ...] = ()  # a reader is imported only for files that begin with one of these (none: always)
     folders: bool = False  # its sniff wants folders too
+    nests: bool = False  # it holds other checkpoints: a `NestingReader`
     targets: tuple[str, ...] = field(default=())  # names under which `--to` finds the writer

@@ -1,0 +1,73 @@
+"""What a conversion of weights loads: nothing heavy, nothing that unpickles, and never because of an input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import command
+
+HEAVY = {
+    "torch",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "safetensors",
+    "typer",
+    "click",
+    "rich",
+    "pickle",
+    "_pickle",
+    "pickletools",
+    "mmap",
+}
+SOURCE = command.ROOT / "tests" / "fixtures" / "torch1.13.1_py3.11"
+
+# Runs a job in a fresh interpreter; the last line of its output lists the top-level modules that are loaded afterwards.
+SCRIPT = """
+import json, sys
+{job}
+print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
+"""
+
+
+def loaded_after(job: str) -> set[str]:
+    """Top-level modules in `sys.modules` after ``job`` has run in a new interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(job=job)], capture_output=True, text=True, check=False, env=command.environment()
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def modules() -> list[str]:
+    """Every module of the two packages but the command line's own, which imports typer."""
+    found = []
+    for package in ("convert", "formats"):
+        for path in sorted((command.ROOT / package).rglob("*.py")):
+            parts = path.relative_to(command.ROOT).with_suffix("").parts
+            if not parts[1].startswith("cli") and parts[-1] != "__main__":
+                found.append(".".join(part for part in parts if part != "__init__"))
+    return found
+
+
+def test_importing_everything_loads_nothing_heavy() -> None:
+    job = "\n".join(f"import {name}" for name in modules())
+    assert not loaded_after(job) & HEAVY
+
+
+@pytest.mark.parametrize("name", ["tinynet_train_numpy_namespace_zip.ckpt", "tinynet_full_custom_legacy.pt"])
+@pytest.mark.parametrize("target", ["safetensors", "pth", "pth.tar"])
+def test_a_conversion_loads_nothing_heavy(name: str, target: str, tmp_path: Path) -> None:
+    arguments = [str(SOURCE / name), "--to", target, "-o", str(tmp_path / f"out.{target}")]
+    job = f"from convert.__main__ import main\nassert main({arguments!r}) == 0"
+    assert not loaded_after(job) & HEAVY
+    assert (tmp_path / f"out.{target}").stat().st_size > 0
+
+
+def test_the_check_sees_what_is_loaded() -> None:
+    assert "pickle" in loaded_after("import pickle")

@@ -14,7 +14,7 @@ from formats.core.dtype import DType
 from formats.core.errors import CorruptCheckpoint, Unsupported
 from formats.core.numpy_record import numpy_tensor
 from formats.core.storage import Storage
-from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
+from formats.core.tensor import CompositeTensor, TensorView
 
 
 class TypedStorage:
@@ -90,7 +90,14 @@ def _tensor_v2(args: tuple[Any, ...]) -> TensorView:
     if not bits:
         return TensorView(typed.dtype, size, typed.storage, args[1], stride, requires_grad=args[4] is True)
     return TensorView(
-        typed.dtype, size, typed.storage, args[1], stride, requires_grad=args[4] is True, conj=_bit(bits, "conj"), neg=_bit(bits, "neg")
+        typed.dtype,
+        size,
+        typed.storage,
+        args[1],
+        stride,
+        requires_grad=args[4] is True,
+        conj=_bit(bits, "conj"),
+        neg=_bit(bits, "neg"),
     )
 
 
@@ -153,7 +160,9 @@ def _sparse(args: tuple[Any, ...]) -> CompositeTensor:
         indices, values, size = _part(parts[0], "indices"), _part(parts[1], "values"), sizes(parts[2], "size")
         nnz = indices.shape[1] if len(indices.shape) == 2 else -1
         if indices.dtype is not dtypes.INT64 or nnz < 0 or values.shape[:1] != (nnz,):
-            raise CorruptCheckpoint(f"sparse_coo with indices {indices} and values {values}: one column of indices a value is needed")
+            raise CorruptCheckpoint(
+                f"sparse_coo with indices {indices} and values {values}: one column of indices a value is needed"
+            )
         if indices.shape[0] + len(values.shape) - 1 != len(size):
             raise CorruptCheckpoint(f"sparse_coo of {len(size)} sizes with {indices.shape[0]} index rows and values {values}")
         attributes = {"coalesced": parts[3]} if len(parts) == 4 and isinstance(parts[3], bool) else {}
@@ -266,7 +275,9 @@ def _from_type(args: tuple[Any, ...]) -> Any:
     made = _TENSOR_MAKERS[name](inner)
     if cls_name in _PLAIN or type(made) is not TensorView:
         return made
-    return CompositeTensor("subclass", made.dtype, made.shape, {"data": made}, {"type": cls_name}, requires_grad=made.requires_grad)
+    return CompositeTensor(
+        "subclass", made.dtype, made.shape, {"data": made}, {"type": cls_name}, requires_grad=made.requires_grad
+    )
 
 
 def _ordered(args: tuple[Any, ...]) -> Ordered:

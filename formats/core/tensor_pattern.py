@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import repeat
 from typing import Any
 
 NAME = "torch._utils._rebuild_tensor_v2"
 
 
-class SharedPart(Exception):  # noqa: N818 - a signal, not an error
+class SharedPart(Exception):
     """A memo slot that this module left unfilled is asked for."""
 
 
@@ -108,7 +107,9 @@ class Step:
             return None
         if LAZY in pid:
             raise SharedPart
-        tensor = self.rebuild((self.persistent_load(pid), _number(offset), self._tuple(sizes), self._tuple(strides), grad == b"\x88", None))
+        tensor = self.rebuild(
+            (self.persistent_load(pid), _number(offset), self._tuple(sizes), self._tuple(strides), grad == b"\x88", None)
+        )
         memo.extend(values)
         memo.append(tensor)
         self.end = found.end()

@@ -11,48 +11,16 @@ opcodes that torch writes for a tensor is met in one step (`tensor_pattern.py`).
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import repeat
 from struct import unpack_from
-from typing import Any, Protocol
+from typing import Any
 
 from formats.core import tensor_pattern
-from formats.core.checkpoint import Global, Latin1, Ordered, Record
+from formats.core.checkpoint import Global, Latin1
 from formats.core.errors import CheckpointError, CorruptCheckpoint, LimitExceeded
+from formats.core.inert import LIMITS, Inert, Limits, PersistentLoad, Rebuilder
 from formats.core.tensor_pattern import LAZY, SharedPart
-
-PersistentLoad = Callable[[Any], Any]
-
-
-class Rebuilder(Protocol):
-    """A reader's own descriptions of what certain names would make (see `rebuild.Rebuilt`)."""
-
-    constructors: Mapping[str, Callable[[tuple[Any, ...]], Any]]
-
-    def build(self, target: Any, state: Any) -> bool:
-        """Give ``state`` to a value that a constructor made; False where it takes none."""
-        ...
-
-    def finish(self) -> None:
-        """Raise where something was begun and not completed."""
-        ...
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one pickle may ask for. Each is checked before anything is allocated."""
-
-    pickle_bytes: int = 64 << 20
-    objects: int = 3_000_000  # containers, texts, long integers and records made
-    memo_gap: int = 1 << 20  # how far beyond the last memo slot a new one may lie
-    integer_bytes: int = 1024
-    # Keys that an attacker can make collide (integers of over 60 bits, tuples): a dict of them costs its square.
-    colliding_keys: int = 20_000
-    key_items: int = 256  # values in one key, nested tuples counted through
-
-
-LIMITS = Limits()
 
 
 class Truncated(CorruptCheckpoint):
@@ -100,24 +68,7 @@ def unpickle(
 _TRUE, _FALSE = b"01", b"00"
 
 
-class _Evaluator:
-    def __init__(
-        self,
-        data: bytes,
-        rebuilder: Callable[[], Rebuilder] | None,
-        persistent_load: PersistentLoad | None,
-        limits: Limits,
-    ) -> None:
-        self.data = data
-        self.rebuilder = rebuilder() if rebuilder else None
-        self.constructors = self.rebuilder.constructors if self.rebuilder else {}
-        self.persistent_load = persistent_load
-        self.limits = limits
-        self.names: dict[str, Global] = {}
-        self.called: dict[str, int] = {}
-        self.colliding = 0
-        self.pos = 0
-
+class _Evaluator(Inert):
     def run(self, at: int, *, fast: bool) -> Unpickled:
         self.pos = at
         try:
@@ -133,10 +84,12 @@ class _Evaluator:
                 error.what = f"{error.what} (pickle, before byte {self.pos})"
             raise
         except (ValueError, TypeError, OverflowError, AttributeError, KeyError, UnicodeError) as error:
-            raise CorruptCheckpoint(f"pickle is malformed before byte {self.pos}: {type(error).__name__}: {error!s:.120}") from error
+            raise CorruptCheckpoint(
+                f"pickle is malformed before byte {self.pos}: {type(error).__name__}: {error!s:.120}"
+            ) from error
         return Unpickled(value, self.pos, self.names, self.called)
 
-    def _loop(self, pos: int, fast: bool) -> Any:  # noqa: C901 - one flat table of opcodes reads better than sixty methods
+    def _loop(self, pos: int, fast: bool) -> Any:
         data, size = self.data, len(self.data)
         limit, gap = self.limits.objects, self.limits.memo_gap
         stack: list[Any] = []
@@ -366,7 +319,9 @@ class _Evaluator:
             elif op == 0x4C:  # LONG
                 line, pos = self._line(pos)
                 if len(line) > 2 * self.limits.integer_bytes:
-                    raise LimitExceeded(f"integer of {len(line)} digits at byte {pos}, at most {2 * self.limits.integer_bytes} are read")
+                    raise LimitExceeded(
+                        f"integer of {len(line)} digits at byte {pos}, at most {2 * self.limits.integer_bytes} are read"
+                    )
                 push(int(line.removesuffix(b"L"), 0))
                 objects += 1
             elif op == 0x46:  # FLOAT
@@ -378,7 +333,7 @@ class _Evaluator:
                 line = line.strip()
                 if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b'"', b"'"):
                     raise CorruptCheckpoint(f"text without quotes before byte {pos}")
-                push(_python2_text(codecs.escape_decode(line[1:-1])[0]))  # type: ignore[attr-defined]
+                push(_python2_text(codecs.escape_decode(line[1:-1])[0]))
                 objects += 1
             elif op == 0x56:  # UNICODE
                 line, pos = self._line(pos)
@@ -462,96 +417,6 @@ class _Evaluator:
             raise Truncated(f"line at byte {pos} of the pickle has no end")
         return self.data[pos:end], end + 1
 
-    # -- names and calls, described ------------------------------------------------------------------------------------------------
-    def _global(self, module: Any, name: Any) -> Global:
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise CorruptCheckpoint(f"a name made of {type(module).__name__} and {type(name).__name__} at byte {self.pos}")
-        text = f"{module}.{name}"
-        found = self.names.get(text)
-        if found is None:
-            found = self.names[text] = Global(text)
-        return found
-
-    def _call(self, callable_: Any, args: Any, kwargs: dict[Any, Any] | None = None) -> Any:
-        if type(args) is not tuple:
-            raise CorruptCheckpoint(f"a call with {type(args).__name__} for arguments at byte {self.pos}")
-        if type(callable_) is Record:
-            return Record(callable_, args, kwargs)
-        if type(callable_) is not Global:
-            raise CorruptCheckpoint(f"a call of {type(callable_).__name__} at byte {self.pos}")
-        text = callable_.text
-        self.called[text] = self.called.get(text, 0) + 1
-        if text in _NEW and args:  # copyreg's ways to say NEWOBJ
-            bare = text.endswith("_reconstructor") and args[2:] == (None,)
-            return self._call(args[0], () if bare else args[1:])
-        construct = self.constructors.get(text)
-        if construct is None or kwargs:
-            return Record(callable_, args, kwargs)
-        if text in _HASHING:
-            for value in args[0] if args and isinstance(args[0], (list, tuple)) else ():
-                self._check_key(value[0] if text not in _SETS and isinstance(value, (list, tuple)) and value else value)
-        return construct(args)
-
-    def _persistent(self, pid: Any) -> Any:
-        if self.persistent_load is None:
-            raise CorruptCheckpoint(f"a persistent id at byte {self.pos}, where the container has none")
-        return self.persistent_load(pid)
-
-    def _build(self, target: Any, state: Any) -> None:
-        if type(target) is Record:
-            if isinstance(target.state, dict) and isinstance(state, dict):
-                target.state = {**target.state, **state}
-            elif target.state is None:
-                target.state = state
-            else:
-                raise CorruptCheckpoint(f"a second state for {target.name} at byte {self.pos}")
-        elif type(target) is Ordered and isinstance(state, dict):
-            target.attributes = {**(target.attributes or {}), **state}
-        elif self.rebuilder is None or not self.rebuilder.build(target, state):
-            raise CorruptCheckpoint(f"a state for a {type(target).__name__} at byte {self.pos}")
-
-    def _append(self, target: Any, values: list[Any]) -> None:
-        if type(target) is list:
-            target.extend(values)
-        elif type(target) is Record:
-            target.items = [*(target.items or ()), *values]
-        else:
-            raise CorruptCheckpoint(f"an item for a {type(target).__name__} at byte {self.pos}")
-
-    def _set(self, target: Any, pairs: list[Any]) -> None:
-        if type(target) is dict or type(target) is Ordered:
-            entries = target
-        elif type(target) is Record:
-            entries = target.entries = target.entries if target.entries is not None else {}
-        else:
-            raise CorruptCheckpoint(f"a key for a {type(target).__name__} at byte {self.pos}")
-        for at in range(0, len(pairs), 2):
-            key = pairs[at]
-            if type(key) is not str:
-                self._check_key(key)
-            entries[key] = pairs[at + 1]
-
-    def _check_key(self, key: Any) -> None:
-        """Hashing must be safe: C code hashes nested tuples by recursion and without memory of what it has seen."""
-        if isinstance(key, (tuple, frozenset)):
-            self.colliding += 1
-            count, todo = 0, [key]
-            while todo:
-                part = todo.pop()
-                count += 1
-                if count > self.limits.key_items:
-                    raise LimitExceeded(f"a key of more than {self.limits.key_items} values at byte {self.pos}")
-                if isinstance(part, (tuple, frozenset)):
-                    todo.extend(part)
-                elif isinstance(part, (list, dict, set)) and type(part) is not Ordered:
-                    raise CorruptCheckpoint(f"a key that holds a {type(part).__name__} at byte {self.pos}")
-        elif isinstance(key, int):
-            self.colliding += key.bit_length() > 60
-        elif isinstance(key, (list, dict, set)) and type(key) is not Ordered:
-            raise CorruptCheckpoint(f"a {type(key).__name__} as a key at byte {self.pos}")
-        if self.colliding > self.limits.colliding_keys:
-            raise LimitExceeded(f"more than {self.limits.colliding_keys} keys of long integers or tuples by byte {self.pos}")
-
 
 def _python2_text(raw: bytes) -> str:
     """Python 2's ``str``: UTF-8 as `torch.load` reads it; bytes that are none survive as latin-1."""
@@ -566,9 +431,6 @@ class _Unset:
 
 
 _UNSET = _Unset()
-_NEW = frozenset({"copy_reg._reconstructor", "copyreg._reconstructor", "copy_reg.__newobj__", "copyreg.__newobj__"})
-_SETS = frozenset({"builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset"})
-_HASHING = _SETS | {"collections.OrderedDict"}  # constructors that hash what the file gives them
 # opcode: (width of the length, whether it is Python 2 text)
 _BYTES = {0x55: (1, True), 0x54: (4, True), 0x43: (1, False), 0x42: (4, False), 0x8E: (8, False), 0x96: (8, False)}
 _REFUSED = {0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4", 0x97: "NEXT_BUFFER", 0x98: "READONLY_BUFFER"}

@@ -1,0 +1,256 @@
+"""Places in a checkpoint that may be the model: whole modules, mappings of tensors, and mappings nested without dots.
+
+What is an optimizer by its shape, or a scheduler, a loss, random state or settings by its name, never is one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from convert.modules import module_fields, state_dict_of
+from formats.core.checkpoint import Checkpoint, Ordered, Record, StateDict
+from formats.core.errors import CorruptCheckpoint, LimitExceeded
+from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
+
+# Names, in lower case, that a part of a checkpoint is known by when it is not the model.
+_NOT_MODEL = re.compile(
+    r"(?:^|[_\-/ ])(?:optim\w*|opt|opts|sched\w*|scaler|grad_?scaler|amp|apex|rng|random|criterion|loss\w*|metric\w*|meter\w*|"
+    r"callbacks?|loops?|hyper\w*|hparams|args?|cfg|config\w*|settings|history|hist|logs?|stats|loader|sampler|dataset)(?:$|[_\-/ ])|^lr$"
+)
+EMA = re.compile(r"(?:^|[_\-. ])(?:ema\d*|averaged?|avg|swa|shadow|polyak)(?:$|[_\-. ])")
+MAX_CONTAINERS = 300_000  # visited for one state dict; containers shared many times over multiply
+# What optimizers keep for each parameter (torch.optim, and apex and fairseq beside it).
+_MOMENTS = frozenset(
+    [
+        *("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "acc_delta", "grad_avg"),
+        *("sum", "prev", "eta", "mu", "ax", "exp_avg_diff", "neg_pre_grad", "step_size", "state1", "state2", "rms"),
+        *("exp_avg_sq_row", "exp_avg_sq_col"),
+    ]
+)
+_WEIGHT_LIKE = re.compile(r"\.|^(?:weight|bias|kernel|w|b|weights?_\w+|bias_\w+|running_(?:mean|var)|embedding\w*)\d*$")
+
+
+BY_NAME = "tensors by name"
+
+
+@dataclass
+class Candidate:
+    """One place in the tree that may be the model: dotted ``path`` ("" is the root), size in tensors and bytes."""
+
+    path: str
+    kind: str  # "module" | "state dict" | "nested dicts" | "tensors"
+    tensors: int
+    nbytes: int
+    why: str
+    node: Any = field(repr=False, default=None)
+    role: str = "model"  # or "ema"
+
+
+def is_tensor(node: Any) -> bool:
+    return type(node) is TensorView or type(node) is CompositeTensor
+
+
+def is_container(node: Any) -> bool:
+    return isinstance(node, (dict, list, tuple)) or type(node) is Record
+
+
+def entries(node: Any) -> Iterator[tuple[Any, Any]]:
+    """What a container holds under names: items of a mapping, a sequence or a record's fields."""
+    if isinstance(node, dict):
+        yield from node.items()
+    elif isinstance(node, (list, tuple)):
+        yield from enumerate(node)
+    elif type(node) is Record:
+        yield from node.fields.items()
+        yield from (node.entries or {}).items()
+        if node.items:
+            yield from enumerate(node.items)
+
+
+def _containers(tree: Any, by_name: bool) -> list[tuple[str, Any, Any]]:
+    """(path, last key, node) of every container, parents first, each object once, not below modules and what is no model."""
+    found: list[tuple[str, Any, Any]] = []
+    seen: set[int] = set()
+    stack: list[tuple[str, Any, Any]] = [("", None, tree)]
+    while stack:
+        path, key, node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        found.append((path, key, node))
+        if _skipped(key if by_name else None, node) or module_fields(node) is not None:
+            continue
+        below = [(join(path, key), key, child) for key, child in entries(node) if is_container(child)]
+        stack.extend(reversed(below))
+    return found
+
+
+def join(path: str, key: Any) -> str:
+    # Very deep trees have very long paths; nobody can name such a place, so it is not worth its square in memory.
+    if isinstance(key, bytes):
+        key = key.decode("latin-1")
+    return (f"{path}.{key}" if path else str(key)) if len(path) < 2000 and isinstance(key, (str, int)) else path
+
+
+def _skipped(key: Any, node: Any) -> bool:
+    return (isinstance(key, str) and _NOT_MODEL.search(key.lower()) is not None) or is_optimizer(node)
+
+
+def is_optimizer(node: Any) -> bool:
+    names: Any = node if isinstance(node, dict) else node.fields if type(node) is Record else ()
+    if "param_groups" in names:
+        return True
+    if isinstance(node, dict) and node and all(isinstance(k, str) for k in node):
+        return _MOMENTS.issuperset(node)
+    return False
+
+
+def candidates(checkpoint: Checkpoint) -> list[Candidate]:
+    """Every place that may be the model, in file order."""
+    tree = checkpoint.tree
+    if is_tensor(tree):
+        return [Candidate("", "tensors", 1, tree.nbytes, "the file holds one tensor", tree)]
+    best = _search(tree, by_name=True)
+    if not best:
+        # Perhaps the model stands under a name that is usually something else (a perceptual loss is a model, too).
+        best = _search(tree, by_name=False)
+    if not best or _only_bare(best):
+        best = _fallback(tree) or best
+    for candidate in best:
+        if EMA.search(candidate.path.lower()):
+            candidate.role = "ema"
+    return best
+
+
+def _search(tree: Any, *, by_name: bool) -> list[Candidate]:
+    results: dict[int, list[Candidate]] = {}
+    for path, key, node in reversed(_containers(tree, by_name)):
+        results[id(node)] = [] if _skipped(key if by_name else None, node) else _judge(path, node, results)
+    found = results[id(tree)]
+    return [c for c in found if c.why != BY_NAME] or found
+
+
+def _only_bare(found: list[Candidate]) -> bool:
+    """Whether several small mappings inside sequences are all there is: parts of one thing, not models."""
+    return len(found) > 1 and all(
+        c.kind != "module" and not _is_state_dict(c.node) and not any(isinstance(k, str) and "." in k for k in c.node)
+        and any(part.isdecimal() for part in c.path.split("."))
+        for c in found
+    )  # fmt: skip
+
+
+def _is_state_dict(node: Any) -> bool:
+    """Whether the mapping is what `state_dict()` returned: it says so by its ``_metadata``."""
+    return type(node) is Ordered and "_metadata" in (node.attributes or ())
+
+
+def _judge(path: str, node: Any, results: dict[int, list[Candidate]]) -> list[Candidate]:
+    """Candidates at and below ``node``, whose children have been judged."""
+    if module_fields(node) is not None:
+        held = state_dict_of(node).tensors
+        if not held:
+            return []
+        return [
+            Candidate(path, "module", len(held), sum(t.nbytes for t in held.values()), f"whole model of class {node.name}", node)
+        ]
+    direct = nbytes = weighty = 0
+    below: list[Candidate] = []
+    taken: set[int] = set()
+    for name, child in entries(node):
+        if type(child) is TensorView or type(child) is CompositeTensor:
+            direct += 1
+            nbytes += child.nbytes
+            weighty += isinstance(name, str) and _WEIGHT_LIKE.search(name) is not None
+        elif id(child) in results and id(child) not in taken:
+            taken.add(id(child))
+            below.extend(results[id(child)])
+    if isinstance(node, (list, tuple)) or (type(node) is Record and not node.entries):
+        return below
+    if not direct:
+        return _merge_nested(path, node, below)
+    if any(c.kind == "module" or _is_state_dict(c.node) or (c.tensors >= direct and c.why != BY_NAME) for c in below):
+        return below  # tensors beside a model are not part of it
+    tensors = direct + sum(c.tensors for c in below)
+    nbytes += sum(c.nbytes for c in below)
+    why = "state dict" if weighty or _is_state_dict(node) else BY_NAME
+    return [Candidate(path, "nested dicts" if below else "state dict", tensors, nbytes, why, node)]
+
+
+def _merge_nested(path: str, node: Any, below: list[Candidate]) -> list[Candidate]:
+    """Mappings of bare names (``weight``, ``kernel``) under one mapping are the layers of one model, not so many models."""
+    if len(below) < 2 or not isinstance(node, dict):
+        return below
+    for candidate in below:
+        if candidate.kind == "module" or _is_state_dict(candidate.node):
+            return below
+        if candidate.kind != "nested dicts" and any(isinstance(k, str) and "." in k for k in candidate.node):
+            return below
+        if candidate.tensors > 8 and candidate.kind != "nested dicts":
+            return below
+    tensors, nbytes = sum(c.tensors for c in below), sum(c.nbytes for c in below)
+    return [Candidate(path, "nested dicts", tensors, nbytes, "mappings of bare names, one a layer", node)]
+
+
+def _fallback(tree: Any) -> list[Candidate]:
+    """All tensors there are, as one candidate, where nothing looks like a model: lists of parameters, for one."""
+    if is_optimizer(tree):
+        return []
+    try:
+        tensors = flatten(tree).tensors
+    except CorruptCheckpoint:
+        return []
+    if not tensors:
+        return []
+    return [Candidate("", "tensors", len(tensors), sum(t.nbytes for t in tensors.values()), "tensors in sequences", tree)]
+
+
+def flatten(tree: Any) -> StateDict:
+    """Every tensor below ``tree`` under its dotted path, in file order. Raises where two places give one name."""
+    if is_tensor(tree):
+        return StateDict({"tensor": tree})
+    tensors: dict[str, AnyTensor] = {}
+    origin: dict[str, Any] = {}
+    above: set[int] = set()
+    stack: list[tuple[str, Any, Any, bool]] = [("", None, tree, False)]
+    visits = 0
+    while stack:
+        name, key, node, leaving = stack.pop()
+        if leaving:
+            above.discard(id(node))
+        elif type(node) is TensorView or type(node) is CompositeTensor:
+            if name in tensors:
+                raise CorruptCheckpoint(f"two tensors get the name {name!r:.80}: keys {origin[name]!r:.60} and {key!r:.60}")
+            tensors[name] = node
+            origin[name] = key
+        elif id(node) in above:
+            raise CorruptCheckpoint(f"container {name!r:.80} holds itself")
+        elif node is tree or not _skipped(key, node):
+            visits += 1
+            if visits > MAX_CONTAINERS:
+                raise LimitExceeded(f"more than {MAX_CONTAINERS} nested containers under one model")
+            above.add(id(node))
+            stack.append((name, key, node, True))
+            dot = f"{name}." if name else ""
+            stack.extend(
+                reversed(
+                    [(dot + _key(k), k, child, False) for k, child in entries(node) if is_tensor(child) or is_container(child)]
+                )
+            )
+    versions = tree.attributes.get("_metadata") if type(tree) is Ordered and tree.attributes else None
+    return StateDict(tensors, versions if isinstance(versions, dict) else None)
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, str):
+        return key
+    if isinstance(key, bytes):
+        try:
+            return key.decode("utf-8")
+        except UnicodeDecodeError:
+            return key.decode("latin-1")
+    if isinstance(key, (bool, int, type(None))):
+        return str(key) if not isinstance(key, int) or key.bit_length() < 4096 else hex(key)
+    raise CorruptCheckpoint(f"tensor under a key of type {type(key).__name__}, which is no name")

@@ -1,0 +1,160 @@
+"""What a pickle's names, calls and states become when nothing is imported, called or set: globals, records, plain containers.
+
+The opcodes that carry no objects of their own are in `unpickle.py`; here is what each of the others does to values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from formats.core.checkpoint import Global, Ordered, Record
+from formats.core.errors import CorruptCheckpoint, LimitExceeded
+
+PersistentLoad = Callable[[Any], Any]
+
+
+class Rebuilder(Protocol):
+    """A reader's own descriptions of what certain names would make (see `rebuild.Rebuilt`)."""
+
+    constructors: Mapping[str, Callable[[tuple[Any, ...]], Any]]
+
+    def build(self, target: Any, state: Any) -> bool:
+        """Give ``state`` to a value that a constructor made; False where it takes none."""
+        ...
+
+    def finish(self) -> None:
+        """Raise where something was begun and not completed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one pickle may ask for. Each is checked before anything is allocated."""
+
+    pickle_bytes: int = 64 << 20
+    objects: int = 3_000_000  # containers, texts, long integers and records made
+    memo_gap: int = 1 << 20  # how far beyond the last memo slot a new one may lie
+    integer_bytes: int = 1024
+    # Keys that an attacker can make collide (integers of over 60 bits, tuples): a dict of them costs its square.
+    colliding_keys: int = 20_000
+    key_items: int = 256  # values in one key, nested tuples counted through
+
+
+LIMITS = Limits()
+
+
+class Inert:
+    """The state of one evaluation: the bytes, the position for error texts, and the names seen so far."""
+
+    def __init__(
+        self,
+        data: bytes,
+        rebuilder: Callable[[], Rebuilder] | None,
+        persistent_load: PersistentLoad | None,
+        limits: Limits,
+    ) -> None:
+        self.data = data
+        self.rebuilder = rebuilder() if rebuilder else None
+        self.constructors = self.rebuilder.constructors if self.rebuilder else {}
+        self.persistent_load = persistent_load
+        self.limits = limits
+        self.names: dict[str, Global] = {}
+        self.called: dict[str, int] = {}
+        self.colliding = 0
+        self.pos = 0
+
+    def _global(self, module: Any, name: Any) -> Global:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise CorruptCheckpoint(f"a name made of {type(module).__name__} and {type(name).__name__} at byte {self.pos}")
+        text = f"{module}.{name}"
+        found = self.names.get(text)
+        if found is None:
+            found = self.names[text] = Global(text)
+        return found
+
+    def _call(self, callable_: Any, args: Any, kwargs: dict[Any, Any] | None = None) -> Any:
+        if type(args) is not tuple:
+            raise CorruptCheckpoint(f"a call with {type(args).__name__} for arguments at byte {self.pos}")
+        if type(callable_) is Record:
+            return Record(callable_, args, kwargs)
+        if type(callable_) is not Global:
+            raise CorruptCheckpoint(f"a call of {type(callable_).__name__} at byte {self.pos}")
+        text = callable_.text
+        self.called[text] = self.called.get(text, 0) + 1
+        if text in _NEW and args:  # copyreg's ways to say NEWOBJ
+            bare = text.endswith("_reconstructor") and args[2:] == (None,)
+            return self._call(args[0], () if bare else args[1:])
+        construct = self.constructors.get(text)
+        if construct is None or kwargs:
+            return Record(callable_, args, kwargs)
+        if text in _HASHING:
+            for value in args[0] if args and isinstance(args[0], (list, tuple)) else ():
+                self._check_key(value[0] if text not in _SETS and isinstance(value, (list, tuple)) and value else value)
+        return construct(args)
+
+    def _persistent(self, pid: Any) -> Any:
+        if self.persistent_load is None:
+            raise CorruptCheckpoint(f"a persistent id at byte {self.pos}, where the container has none")
+        return self.persistent_load(pid)
+
+    def _build(self, target: Any, state: Any) -> None:
+        if type(target) is Record:
+            if isinstance(target.state, dict) and isinstance(state, dict):
+                target.state = {**target.state, **state}
+            elif target.state is None:
+                target.state = state
+            else:
+                raise CorruptCheckpoint(f"a second state for {target.name} at byte {self.pos}")
+        elif type(target) is Ordered and isinstance(state, dict):
+            target.attributes = {**(target.attributes or {}), **state}
+        elif self.rebuilder is None or not self.rebuilder.build(target, state):
+            raise CorruptCheckpoint(f"a state for a {type(target).__name__} at byte {self.pos}")
+
+    def _append(self, target: Any, values: list[Any]) -> None:
+        if type(target) is list:
+            target.extend(values)
+        elif type(target) is Record:
+            target.items = [*(target.items or ()), *values]
+        else:
+            raise CorruptCheckpoint(f"an item for a {type(target).__name__} at byte {self.pos}")
+
+    def _set(self, target: Any, pairs: list[Any]) -> None:
+        if type(target) is dict or type(target) is Ordered:
+            entries = target
+        elif type(target) is Record:
+            entries = target.entries = target.entries if target.entries is not None else {}
+        else:
+            raise CorruptCheckpoint(f"a key for a {type(target).__name__} at byte {self.pos}")
+        for at in range(0, len(pairs), 2):
+            key = pairs[at]
+            if type(key) is not str:
+                self._check_key(key)
+            entries[key] = pairs[at + 1]
+
+    def _check_key(self, key: Any) -> None:
+        """Hashing must be safe: C code hashes nested tuples by recursion and without memory of what it has seen."""
+        if isinstance(key, (tuple, frozenset)):
+            self.colliding += 1
+            count, todo = 0, [key]
+            while todo:
+                part = todo.pop()
+                count += 1
+                if count > self.limits.key_items:
+                    raise LimitExceeded(f"a key of more than {self.limits.key_items} values at byte {self.pos}")
+                if isinstance(part, (tuple, frozenset)):
+                    todo.extend(part)
+                elif isinstance(part, (list, dict, set)) and type(part) is not Ordered:
+                    raise CorruptCheckpoint(f"a key that holds a {type(part).__name__} at byte {self.pos}")
+        elif isinstance(key, int):
+            self.colliding += key.bit_length() > 60
+        elif isinstance(key, (list, dict, set)) and type(key) is not Ordered:
+            raise CorruptCheckpoint(f"a {type(key).__name__} as a key at byte {self.pos}")
+        if self.colliding > self.limits.colliding_keys:
+            raise LimitExceeded(f"more than {self.limits.colliding_keys} keys of long integers or tuples by byte {self.pos}")
+
+
+_NEW = frozenset({"copy_reg._reconstructor", "copyreg._reconstructor", "copy_reg.__newobj__", "copyreg.__newobj__"})
+_SETS = frozenset({"builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset"})
+_HASHING = _SETS | {"collections.OrderedDict"}  # constructors that hash what the file gives them

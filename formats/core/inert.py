@@ -35,7 +35,6 @@ class Limits:
 
     pickle_bytes: int = 64 << 20
     objects: int = 3_000_000  # containers, texts, long integers and records made
-    memo_gap: int = 1 << 20  # how far beyond the last memo slot a new one may lie
     integer_bytes: int = 1024
     # Keys that an attacker can make collide (integers of over 60 bits, tuples): a dict of them costs its square.
     colliding_keys: int = 20_000

@@ -91,11 +91,12 @@ class _Evaluator(Inert):
 
     def _loop(self, pos: int, fast: bool) -> Any:
         data, size = self.data, len(self.data)
-        limit, gap = self.limits.objects, self.limits.memo_gap
+        limit = self.limits.objects
         stack: list[Any] = []
         push, pop = stack.append, stack.pop
         marks: list[int] = []
         memo: list[Any] = []
+        far: dict[int, Any] = {}
         objects = 0
         rebuild = self.constructors.get(tensor_pattern.NAME) if fast else None
         step = tensor_pattern.Step(data, memo, self.persistent_load, rebuild) if rebuild and self.persistent_load else None
@@ -113,21 +114,19 @@ class _Evaluator(Inert):
                     slot = from_bytes(data[pos : pos + 4], "little")
                     pos += 4
                 elif op == 0x94:
-                    slot = count
+                    slot = count + len(far)
                 else:
                     line, pos = self._line(pos)
                     slot = int(line)
                     if slot < 0:
                         raise CorruptCheckpoint(f"memo slot {slot} at byte {pos} is negative")
-                if slot == count:
+                if slot == count and not far:
                     memo.append(stack[-1])
                 elif slot < count:
                     memo[slot] = stack[-1]
-                else:
-                    if slot - count > gap:
-                        raise LimitExceeded(f"memo slot {slot} at byte {pos} lies more than {gap} past the last, {count - 1}")
-                    memo.extend(repeat(_UNSET, slot - count))
-                    memo.append(stack[-1])
+                else:  # slots need not follow each other, though every pickler numbers them so
+                    far[slot] = stack[-1]
+                    objects += 1
             elif op == 0x68 or op == 0x6A or op == 0x67:  # BINGET LONG_BINGET GET
                 if op == 0x68:
                     slot = data[pos]
@@ -138,13 +137,13 @@ class _Evaluator(Inert):
                 else:
                     line, pos = self._line(pos)
                     slot = int(line)
-                value = memo[slot] if 0 <= slot < len(memo) else _UNSET
+                value = memo[slot] if 0 <= slot < len(memo) else far.get(slot, _UNSET)
                 if value is _UNSET:
                     self.pos = pos
                     raise CorruptCheckpoint(f"memo slot {slot} is used at byte {pos} before it is set")
                 if value is LAZY:
                     raise SharedPart
-                if step is not None and value.__class__ is Global and value.text == tensor_pattern.NAME:
+                if step is not None and not far and value.__class__ is Global and value.text == tensor_pattern.NAME:
                     self.pos = pos
                     made = step.match(pos, value)
                     if made is not None:

@@ -21,6 +21,8 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 MAX_DIRECTORY = 256 << 20  # bytes of central directory
+# Weights deflate by less than 2 : 1; a large member of nothing but zeros is there to fill a disk.
+BOMB_SIZE, BOMB_RATIO = 256 << 20, 200
 STORED, DEFLATED = 0, 8
 _METHODS = {1: "shrunk", 9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "zstd", 95: "xz", 99: "AES encryption"}
 
@@ -168,6 +170,12 @@ class ZipDirectory:
             # deflate cannot do better than 1032 : 1
             if member.size > member.packed * 1032 + 1024:
                 raise self._corrupt(f"declares {member.size} bytes for member {name!r:.100}, deflated to {member.packed}")
+            if member.size > BOMB_SIZE and member.size > member.packed * BOMB_RATIO:
+                raise LimitExceeded(
+                    f"ZIP member {name!r:.100} would inflate from {member.packed} to {member.size} bytes; above {BOMB_SIZE} bytes at "
+                    f"most {BOMB_RATIO} : 1 is inflated",
+                    path=self.file.path,
+                )
             return DeflatedMember(self, member, location)
         raise Unsupported(
             f"ZIP member {name!r:.100} is compressed by method {member.method} ({_METHODS.get(member.method, 'unknown')}); "
@@ -179,7 +187,9 @@ class ZipDirectory:
         """All bytes of a small member, CRC checked. Raises `LimitExceeded` over ``limit`` bytes."""
         storage = self.storage(name)
         if storage.nbytes > limit:
-            raise LimitExceeded(f"ZIP member {name!r:.100} of {storage.nbytes} bytes, at most {limit} are read", path=self.file.path)
+            raise LimitExceeded(
+                f"ZIP member {name!r:.100} of {storage.nbytes} bytes, at most {limit} are read", path=self.file.path
+            )
         data = read_all(storage)
         crc = self.members[name].crc
         if crc and zlib.crc32(data) != crc:
@@ -197,9 +207,15 @@ class ZipDirectory:
         if method != member.method or (flags ^ member.flags) & 0x2041:
             raise self._corrupt(f"packs member {member.name!r:.100} otherwise than its directory says")
         # With a data descriptor (bit 3) the local fields are 0; ZIP64 puts 2^32-1 there.
-        for local, central, what in ((packed, member.packed, "packed size"), (size, member.size, "size"), (crc, member.crc, "CRC-32")):
+        for local, central, what in (
+            (packed, member.packed, "packed size"),
+            (size, member.size, "size"),
+            (crc, member.crc, "CRC-32"),
+        ):
             if local != central and not (local in (0, 0xFFFFFFFF) and (flags & 8 or central > 0xFFFFFFFE or local == 0xFFFFFFFF)):
-                raise self._corrupt(f"gives member {member.name!r:.100} the {what} {local} in its header and {central} in its directory")
+                raise self._corrupt(
+                    f"gives member {member.name!r:.100} the {what} {local} in its header and {central} in its directory"
+                )
         start = member.header + _LOCAL.size + name_len + extra_len
         if start + member.packed > self._next[member.header]:
             raise self._corrupt(f"has member {member.name!r:.100} running into the next one")
@@ -289,12 +305,12 @@ class _Inflater:
             try:
                 piece = self.inflate.decompress(self.waiting, length)
             except zlib.error as error:
-                raise CorruptCheckpoint(f"ZIP member {name!r:.100} does not inflate: {error}") from error
+                raise self._corrupt(f"does not inflate: {error}") from error
             fed, self.waiting = self.waiting, self.inflate.unconsumed_tail
             if piece:
                 break
             if self.inflate.eof or not fed:
-                raise CorruptCheckpoint(f"ZIP member {name!r:.100} inflates to {self.at} bytes, declared {self.member.size}")
+                raise self._corrupt(f"inflates to {self.at} bytes, declared {self.member.size}")
         self.at += len(piece)
         self.crc = zlib.crc32(piece, self.crc)
         if self.at == self.member.size:
@@ -308,11 +324,14 @@ class _Inflater:
             while not more and not self.inflate.eof and (waiting := bytes(next(self.source, b""))):
                 more = self.inflate.decompress(waiting, 1)
         except zlib.error as error:
-            raise CorruptCheckpoint(f"ZIP member {name!r:.100} does not inflate: {error}") from error
+            raise self._corrupt(f"does not inflate: {error}") from error
         if more or not self.inflate.eof:
-            raise CorruptCheckpoint(f"ZIP member {name!r:.100} inflates to more than the {member.size} bytes declared")
+            raise self._corrupt(f"inflates to more than the {member.size} bytes declared")
         if member.crc and self.crc != member.crc:
-            raise CorruptCheckpoint(f"ZIP member {name!r:.100} has CRC-32 {self.crc:08x}, expected {member.crc:08x}")
+            raise self._corrupt(f"has CRC-32 {self.crc:08x}, expected {member.crc:08x}")
+
+    def _corrupt(self, what: str) -> CorruptCheckpoint:
+        return CorruptCheckpoint(f"ZIP member {self.member.name!r:.100} {what}", path=self.archive.file.path)
 
 
 def empty(location: str = "cpu") -> Storage:

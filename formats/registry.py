@@ -32,11 +32,13 @@ ROWS: tuple[Format, ...] = (
     Format(
         "torch-legacy", "torch.save, legacy pickle (torch 0.1.10 – 1.5)", "formats.torch_legacy", heads=(b"\x80", b"(", b"L", b"I", b"\x8a")
     ),
+    Format("torch-tar", "torch.save, TAR (torch ≤ 0.1.9)", "formats.torch_tar"),
     Format(
         "safetensors", "safetensors", "formats.safetensors", suffixes=(".safetensors",), writes=True, targets=("safetensors",)
     ),
     Format("torch-save", "torch.save, ZIP container", "formats.torch_save", (".pth",), reads=False, writes=True, targets=("pth",)),
     Format("pth-tar", "training checkpoint", "formats.pth_tar", (".pth.tar",), reads=False, writes=True, targets=("pth.tar",)),
+    Format("npz", "NumPy .npz", "formats.npz", heads=_ZIP),
 )  # fmt: skip
 
 

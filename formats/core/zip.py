@@ -298,7 +298,6 @@ class _Inflater:
 
     def take(self, length: int) -> bytes:
         """The next 1 to ``length`` bytes."""
-        name = self.member.name
         while True:
             if not self.waiting and not self.inflate.eof:
                 self.waiting = bytes(next(self.source, b""))
@@ -318,7 +317,7 @@ class _Inflater:
         return piece
 
     def _finish(self) -> None:
-        name, member = self.member.name, self.member
+        member = self.member
         try:
             more = self.inflate.decompress(self.waiting, 1)
             while not more and not self.inflate.eof and (waiting := bytes(next(self.source, b""))):

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from formats.core.checkpoint import Checkpoint, Global
-from formats.core.dtype import DType
-from formats.core.errors import CorruptCheckpoint, LimitExceeded
+from formats.core.dtype import UINT8, DType
+from formats.core.errors import CorruptCheckpoint
 from formats.core.files import SourceFile
-from formats.core.inert import LIMITS
+from formats.core.pickle_stream import PickleStream
 from formats.core.probe import Probe
 from formats.core.protocol import Match
 from formats.core.rebuild import Rebuilt, TypedStorage, storage_dtype
 from formats.core.storage import FileSpan, Window
-from formats.core.unpickle import Truncated, Unpickled, unpickle
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -37,45 +36,6 @@ def sniff(probe: Probe) -> Match:
     return Match.CERTAIN if any(head in probe.head[:32] for head in _HEADS) else Match.NO
 
 
-class _Stream:
-    """The pickles at the head of a file, one after the other. How long they are is known only when they have been evaluated."""
-
-    def __init__(self, file: SourceFile, at: int = 0, size: int | None = None) -> None:
-        self.file = file
-        self.stop = file.size if size is None else at + size
-        self.base = at  # where `data` begins in the file
-        self.data = file.read(at, min(1 << 20, self.stop - at))
-        self.at = 0
-
-    def next(self, what: str, **evaluator: Any) -> Any:
-        """The value of the next pickle. `evaluator` goes to `unpickle`; ``storages`` is emptied before a second try."""
-        storages: _Storages | None = evaluator.pop("storages", None)
-        while True:
-            try:
-                if storages is not None:
-                    storages.clear()
-                    evaluator["persistent_load"] = storages.load
-                self.found: Unpickled = unpickle(self.data, at=self.at, **evaluator)
-            except Truncated as error:
-                have = self.base + len(self.data)
-                if have == self.stop:
-                    raise CorruptCheckpoint(f"file ends at byte {self.stop} inside {what}: {error.what}") from error
-                if len(self.data) - self.at >= LIMITS.pickle_bytes:
-                    raise LimitExceeded(f"{what} is a pickle of more than {LIMITS.pickle_bytes} bytes") from error
-                more = self.file.read(have, min(3 * len(self.data), self.stop - have))
-                self.data = (self.data[self.at :] + more)[: LIMITS.pickle_bytes]
-                self.base += self.at
-                self.at = 0
-                continue
-            self.at = self.found.end
-            return self.found.value
-
-    @property
-    def position(self) -> int:
-        """Byte of the file just past the last pickle."""
-        return self.base + self.at
-
-
 def read(path: Path) -> Checkpoint:
     """Structure of the checkpoint at ``path``; storages are ranges of the file."""
     return read_file(SourceFile(path))
@@ -83,12 +43,7 @@ def read(path: Path) -> Checkpoint:
 
 def read_file(file: SourceFile) -> Checkpoint:
     """The same from an open file."""
-    return read_span(file, 0, file.size, file.path)
-
-
-def read_span(file: SourceFile, at: int, size: int, path: Path) -> Checkpoint:
-    """The same for a checkpoint that fills bytes ``[at, at + size)`` of ``file``."""
-    stream = _Stream(file, at, size)
+    stream = PickleStream(file, 0, file.size)
     if stream.next("the magic number") != MAGIC:
         raise CorruptCheckpoint(f"magic number is not {MAGIC:#x}")
     protocol = stream.next("the protocol")
@@ -97,13 +52,13 @@ def read_span(file: SourceFile, at: int, size: int, path: Path) -> Checkpoint:
     system = stream.next("the system record")
     storages = _Storages(file)
     tree = stream.next("the object", rebuilder=Rebuilt, storages=storages)
-    names = stream.found.globals()
+    names = stream.globals()
     keys = stream.next("the list of storages")
-    storages.place(keys, stream.position, at + size)
+    storages.place(keys, stream.position, file.size)
     big = isinstance(system, dict) and system.get("little_endian") is False
     metadata = {"container": "legacy pickle", "byte_order": "little"}
     notes = ["written on a big-endian machine; torch stores the data little-endian all the same"] if big else []
-    return Checkpoint(path, "torch-legacy", tree, names, metadata, notes, [file])
+    return Checkpoint(file.path, "torch-legacy", tree, names, metadata, notes, [file])
 
 
 class _Storages:
@@ -136,9 +91,7 @@ class _Storages:
                 raise CorruptCheckpoint(f"storage {key!r:.60} of {numel * width} bytes in a file of {self.file.size}")
             span = FileSpan(self.file, 0, 0, location if isinstance(location, str) else "cpu")
             span.nbytes = numel * width  # the offset comes with the list of keys
-            from formats.core import dtype as dtypes
-
-            root = self.roots[key] = span, dtype or dtypes.UINT8, numel
+            root = self.roots[key] = span, dtype or UINT8, numel
         if root[2] != numel:
             raise CorruptCheckpoint(f"storage {key!r:.60} is declared once with {root[2]} elements and once with {numel}")
         if view is None:

@@ -44,13 +44,12 @@ def read(path: Path) -> Checkpoint:
 
 def read_file(file: SourceFile) -> Checkpoint:
     """The same from an open file."""
-    path = file.path
     archive = ZipDirectory(file)
     root = find_root(archive)
     if root is None:
         pickles = [name for name in archive.members if name.endswith("data.pkl")]
-        raise CorruptCheckpoint(f"ZIP archive has {len(pickles)} members data.pkl where torch writes one", path=path)
-    return read_archive(archive, root, "data.pkl", path)
+        raise CorruptCheckpoint(f"ZIP archive has {len(pickles)} members data.pkl where torch writes one", path=file.path)
+    return read_archive(archive, root, "data.pkl", file.path)
 
 
 def read_archive(archive: ZipDirectory, root: str, pickle_name: str, path: Path) -> Checkpoint:

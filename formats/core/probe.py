@@ -7,6 +7,7 @@ from pathlib import Path
 
 from formats.core.errors import CheckpointError
 from formats.core.files import SourceFile
+from formats.core.tar import TarDirectory
 from formats.core.zip import ZipDirectory
 
 HEAD = 4096
@@ -46,6 +47,19 @@ class Probe:
             return None
 
     zip_error: CheckpointError | None = None
+
+    @cached_property
+    def tar(self) -> TarDirectory | None:
+        """The members of a TAR, or None where the content is no readable TAR (see `tar_error`)."""
+        if self._file is None or self.head[257:262] != b"ustar":
+            return None
+        try:
+            return TarDirectory(self._file)
+        except CheckpointError as error:
+            self.tar_error = error
+            return None
+
+    tar_error: CheckpointError | None = None
 
     def close(self) -> None:
         if self._file is not None and self._owned:

@@ -8,7 +8,7 @@ tensors, the model's key order and `state_dict()._metadata` this way. The descri
      "composites": {KEY: {"kind": KIND, "dtype": DTYPE, "shape": [SIZE…], "attributes": {NAME: VALUE…},
                           "components": {NAME: {"key": STORED KEY, "dtype": DTYPE?, "shape": [SIZE…]?}…}}…},
      "aliases": {KEY: KEPT KEY…},          tied tensors: the container holds KEPT KEY alone
-     "order": [INDEX…],                    the model's keys, as indices into the sorted list of all logical keys
+     "order": [INDEX…],                    the model's keys, as indices into the sorted list of all of them; absent: sorted
      "parameters": [INDEX…], "requires_grad": [INDEX…],      into the same list
      "versions": {MODULE: {NAME: VALUE…}…}}                  ``_metadata``
 
@@ -47,20 +47,20 @@ class Expanded:
     __slots__ = ("aliases", "composites", "description", "tensors", "unsaid")
 
     def __init__(self) -> None:
-        self.tensors: dict[str, TensorView] = {}
+        self.tensors: dict[str, AnyTensor] = {}  # composites only where the container has them
         self.aliases: dict[str, str] = {}
         self.composites: dict[str, dict[str, Any]] = {}
         self.description: str | None = None
         self.unsaid: list[str] = []  # entries of `_metadata` that JSON cannot hold
 
 
-def expand(model: StateDict, dtypes: frozenset[str]) -> Expanded:
-    """``model`` spelled as plain tensors of ``dtypes``; of tied tensors the first is kept.
+def expand(model: StateDict, dtypes: frozenset[str], *, alias: bool = True) -> Expanded:
+    """``model`` spelled as plain tensors of ``dtypes``; with ``alias``, of tied tensors only the first is kept.
 
     Raises `Unsupported`, naming the tensor, where not even its bytes can be carried.
     """
     result = Expanded()
-    result.aliases = tied(model.tensors)
+    result.aliases = tied(model.tensors) if alias else {}
     stored = {key: tensor for key, tensor in model.tensors.items() if key not in result.aliases}
     for key, tensor in stored.items():
         if type(tensor) is TensorView and tensor.dtype.name in dtypes:
@@ -131,7 +131,9 @@ def _carried(key: str, component: TensorView, dtypes: frozenset[str]) -> TensorV
     name = component.dtype.name
     carrier, width = CARRIERS.get(name, ("", 0))
     if carrier not in dtypes:
-        raise Unsupported(f"tensor {key!r:.120} has dtype {name}, and the target has neither it nor {carrier or 'a carrier for it'}")
+        raise Unsupported(
+            f"tensor {key!r:.120} has dtype {name}, and the target has neither it nor {carrier or 'a carrier for it'}"
+        )
     sizes = (*component.shape, width) if width > 1 else component.shape
     return TensorView(BY_NAME[carrier], sizes, component.row_major())
 
@@ -159,7 +161,8 @@ def _describe(model: StateDict, result: Expanded) -> str | None:
             result.unsaid.append(str(module)[:120])
     if versions:
         said["versions"] = versions
-    return None if len(said) == 1 else json.dumps(said, separators=(",", ":"))
+    # Even with nothing else to say it says that the keys are sorted: containers have an order of their own.
+    return None if len(said) == 1 and len(keys) < 2 else json.dumps(said, separators=(",", ":"))
 
 
 def _jsonable(values: Mapping[Any, Any]) -> bool:
@@ -191,7 +194,9 @@ def rebuild(stored: Mapping[str, TensorView], description: str) -> Ordered:
         tensors.pop(name, None)
     for key, kept in _entries(said, "aliases"):
         if key in tensors or not isinstance(kept, str) or kept not in tensors:
-            raise CorruptCheckpoint(f"metadata {DESCRIPTION} ties {key!r:.120} to {kept!r:.120}, which does not fit the stored tensors")
+            raise CorruptCheckpoint(
+                f"metadata {DESCRIPTION} ties {key!r:.120} to {kept!r:.120}, which does not fit the stored tensors"
+            )
         tensors[key] = tensors[kept]
     keys = sorted(tensors)
     for name, attribute in (("parameters", "parameter"), ("requires_grad", "requires_grad")):
@@ -200,8 +205,6 @@ def rebuild(stored: Mapping[str, TensorView], description: str) -> Ordered:
     order = _indices(said, "order", len(keys))
     if len(order) == len(keys) and len(set(order)) == len(keys):
         keys = [keys[index] for index in order]
-    else:
-        keys = list(tensors)
     ordered = Ordered((key, tensors[key]) for key in keys)
     versions = {module: local for module, local in _entries(said, "versions") if isinstance(local, dict)}
     if versions:

@@ -1,0 +1,207 @@
+"""The command line, parsed by typer: each function parses, calls and renders, and decides nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from convert import console
+from convert.job import KEEPS, LEVELS, Job
+
+DEFAULT = "source"  # the hidden name of the default command
+GROUP_OPTIONS = ("--help", "-h", "--version", "-V", "--install-completion", "--show-completion")
+
+
+class DefaultGroup(TyperGroup):
+    """What begins with no sub-command's name is the default command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0].partition("=")[0] not in GROUP_OPTIONS:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    name="convert",
+    cls=DefaultGroup,
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    help="Convert PyTorch checkpoints: exactly, safely, at disk speed. Nothing in a file is ever run.\n\n"
+    "convert SOURCE... --to safetensors|pth|pth.tar [-o FILE | --out-dir DIR] is the default command; "
+    "convert SOURCE --help describes its options.",
+    epilog="Exit codes: 0 done and verified, 2 usage, 65 the input is not what it should be, 69 the tool or the target cannot, "
+    "70 parity failed, 73 the output cannot be made, 74 input or output failed.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from convert import __version__
+
+        console.out(f"ckpt-convert {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _group(
+    version: Annotated[bool, typer.Option("--version", "-V", help="Show the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    pass
+
+
+def _targets() -> list[str]:
+    from formats import registry
+
+    return registry.targets()
+
+
+def _one_of(*allowed: str) -> Any:
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in allowed:
+            raise typer.BadParameter(f"{value!r} is none of {', '.join(allowed)}")
+        return value
+
+    return check
+
+
+def _named(values: list[str]) -> list[str]:
+    if "" in values:
+        raise typer.BadParameter("a source has a name")
+    return values
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error was raised.")]
+Select = Annotated[
+    str | None, typer.Option("--select", metavar="PATH", help="Which part is the model, as convert inspect names it.")
+]
+Ema = Annotated[bool, typer.Option("--ema", help="Take the averaged copy of the weights.")]
+To = Annotated[str, typer.Option("--to", metavar="TARGET", help="Format to write: see convert formats.", autocompletion=_targets)]
+
+
+@app.command(DEFAULT, hidden=True)
+def source(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Checkpoints to convert.", callback=_named)],
+    to: To,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="The output; beside the source if not given.")
+    ] = None,
+    out_dir: Annotated[str | None, typer.Option("--out-dir", metavar="DIR", help="The folder for all outputs.")] = None,
+    select: Select = None,
+    ema: Ema = False,
+    strip: Annotated[
+        bool, typer.Option("--strip/--no-strip", help="Strip module. and _orig_mod. where every key has them.")
+    ] = True,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", metavar="|".join(KEEPS), help="What travels beside the weights.", callback=_one_of(*KEEPS)),
+    ] = None,
+    verify: Annotated[
+        str, typer.Option("--verify", metavar="|".join(LEVELS), help="How the output is checked.", callback=_one_of(*LEVELS))
+    ] = "bytes",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Convert each SOURCE to TARGET."""
+    job = Job(tuple(sources), to, output, out_dir, select, ema, strip, keep, verify, force, dry_run, json, debug)
+    return console.default(job)
+
+
+@app.command()
+def inspect(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Any file.")],
+    values: Annotated[bool, typer.Option("--values", help="Read all values; warn of NaN, Inf and all-zero tensors.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Show what is in a file: container, tree, tensors, what it names, candidates for the model."""
+    from convert import inspection, render
+
+    found = inspection.inspect(source, values=values)
+    if json:
+        console.emit(found.document())
+    else:
+        render.inspection(found, values=values)
+    return 0
+
+
+@app.command()
+def verify(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The checkpoint that was converted.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="What it was converted to.")],
+    select: Select = None,
+    ema: Ema = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Compare every tensor of OUTPUT, read by its own library, with SOURCE, read by us and by torch where it can."""
+    from convert import render, verification
+
+    found = verification.verify(source, output, select=select, ema=ema)
+    if json:
+        console.emit(found.document())
+    else:
+        render.verification(found)
+    return found.exit
+
+
+@app.command()
+def formats(json: Json = False, debug: Debug = False) -> int:
+    """List readers and writers, plugins included."""
+    from convert import catalogue, render
+
+    rows = catalogue.rows()
+    if json:
+        console.emit(catalogue.document(rows))
+    else:
+        render.formats(rows)
+    return 0
+
+
+@app.command()
+def migrate(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder of checkpoints.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder that mirrors it.")],
+    to: Annotated[
+        list[str], typer.Option("--to", metavar="TARGET", help="Format to write; may be given again.", autocompletion=_targets)
+    ],
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=64, help="Conversions at once.")] = 2,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Convert again what is there already.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Convert a whole tree into a mirrored one; what is there already is skipped, and no bad file stops the rest."""
+    from convert import batch, render
+
+    found = batch.migrate(source, destination, to, jobs=jobs, force=force, done=None if json else render.migrated)
+    if json:
+        console.emit(found.document())
+    else:
+        render.migration(found)
+    return found.exit
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parse ``arguments`` and run what they ask for; the exit code."""
+    program = Path(sys.argv[0]).name
+    try:
+        code = app(
+            list(arguments), prog_name=program if program in ("convert", "ckpt-convert") else "convert", standalone_mode=False
+        )
+    except Exception as error:
+        # typer's own errors, by what they have: their classes have moved between its releases.
+        message = getattr(error, "format_message", None)
+        if message is None or getattr(error, "exit_code", None) != 2:
+            raise
+        return console.usage(str(message()).replace("\n", " "), json="--json" in arguments)
+    return code if isinstance(code, int) else 0

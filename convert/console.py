@@ -1,0 +1,154 @@
+"""The command's edge: what goes to standard output and standard error, and how a call ends. The only place that prints."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from convert.job import Job
+    from convert.report import Failure
+
+INTERRUPTED = 130
+TERMINATED = 143
+CLOSED = 141  # as a shell shows a program that SIGPIPE ended
+INTERNAL = 69
+
+
+def out(text: str) -> None:
+    """One line, or several, on standard output: data."""
+    _write(sys.stdout, text)
+
+
+def err(text: str) -> None:
+    """One line, or several, on standard error: everything else."""
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    stream.write(text if text.endswith("\n") else text + "\n")
+
+
+def emit(document: dict[str, Any]) -> None:
+    """The one JSON document. Everything beyond ASCII is escaped, so that lone surrogates of a file's names cannot break it."""
+    import json
+
+    out(json.dumps(_finite(document), indent=2))
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as text: JSON has neither."""
+    if isinstance(value, float) and value - value != 0:
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return value
+
+
+def complain(failure: Failure) -> None:
+    """The error's line and its hint."""
+    for line in failure.lines():
+        err(line)
+
+
+def usage(what: str, *, hint: str | None = "convert --help", json: bool = False) -> int:
+    """Say that the call was put wrongly; exit code 2."""
+    from convert.report import Failure, Report
+
+    report = Report(failure=Failure(2, "usage", what, hint=hint))
+    assert report.failure is not None
+    err("convert: " + report.failure.lines()[0])
+    for line in report.failure.lines()[1:]:
+        err(line)
+    if json:
+        emit(report.document())
+    return 2
+
+
+def default(job: Job) -> int:
+    """Run the default command and report."""
+    from convert import pipeline
+
+    report = pipeline.run(job)
+    if report.failure is not None:
+        complain(report.failure)
+    for result in report.results:
+        if result.failure is not None:
+            complain(result.failure)
+        elif not job.json:
+            text = "\n".join(result.lines())
+            out(text) if job.dry_run else err(text)
+    if job.json:
+        emit(report.document())
+    return report.exit
+
+
+@contextmanager
+def signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind the stack, so that temporaries are removed; what was set before is set again at the end."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        try:
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, end)
+        except ValueError:  # not the main thread: whoever runs us has the signals
+            break
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def guarded(arguments: Sequence[str], action: Any) -> int:
+    """``action()``'s exit code, with every way in which it may end badly made one line."""
+    debug = "--debug" in arguments
+    json = "--json" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+    try:
+        with signals():
+            code = int(action())
+            sys.stdout.flush()
+            return code
+    except KeyboardInterrupt:
+        err("convert: interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has gone; the interpreter must not try to flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return CLOSED
+    except Exception as error:
+        if debug:
+            raise
+        return _unexpected(error, json=json)
+
+
+def _unexpected(error: Exception, *, json: bool) -> int:
+    from convert.report import Failure, Report
+    from formats.core.errors import CheckpointError
+
+    if isinstance(error, CheckpointError):
+        failure = Failure.of(error)
+    else:
+        what = f"internal error: {type(error).__name__}: {error}"
+        failure = Failure(INTERNAL, "internal", what, hint="this is a fault of the program: --debug shows where")
+    complain(failure)
+    if json:
+        emit(Report(failure=failure).document())
+    return failure.exit

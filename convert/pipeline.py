@@ -1,0 +1,132 @@
+"""The flow of a conversion: open → choose → plan → write and verify → report. One source never stops the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convert import naming
+from convert.job import KEEPS, LEVELS, Job
+from convert.plan import Plan, plan
+from convert.report import Failure, Report, Result
+from formats import registry
+from formats.core.checkpoint import Checkpoint
+from formats.core.errors import CheckpointError, OutputError, SystemIOError, Unsupported, UsageError
+
+
+def run(job: Job) -> Report:
+    """Convert every source of ``job``; whatever goes wrong is in the report."""
+    report = Report()
+    try:
+        _check(job)
+    except CheckpointError as error:
+        report.failure = Failure.of(error)
+        return report
+    written: dict[Path, str] = {}  # two sources of one call never share an output, --force or not
+    for source in job.sources:
+        result = Result(source)
+        report.results.append(result)
+        try:
+            _convert(Path(source), job, result, written)
+        except CheckpointError as error:
+            result.status = "failed"
+            result.failure = Failure.of(error.with_path(source))
+    return report
+
+
+def convert_one(source: Path, job: Job) -> Result:
+    """Convert ``source`` alone; raises `CheckpointError`."""
+    _check(job)
+    result = Result(str(source))
+    try:
+        _convert(source, job, result, {})
+    except CheckpointError as error:
+        raise error.with_path(source) from error.__cause__
+    return result
+
+
+def _check(job: Job) -> None:
+    """What can be said of a job without looking at a file."""
+    registry.target_row(job.to)
+    if job.verify not in LEVELS:
+        raise UsageError(f"verification level {job.verify!r:.40} is none of {', '.join(LEVELS)}")
+    if job.keep is not None and job.keep not in KEEPS:
+        raise UsageError(f"keep {job.keep!r:.40} is none of {', '.join(KEEPS)}")
+    if job.verify == "run":
+        raise Unsupported(
+            "--verify run, which runs both models and compares what they say, is not there yet",
+            hint="--verify bytes compares every tensor's bytes",
+        )
+    if job.output is not None and job.out_dir is not None:
+        raise UsageError("-o names a file and --out-dir a folder: one of them is enough")
+    if job.output is not None and len(job.sources) > 1:
+        raise UsageError(f"-o names one file for {len(job.sources)} sources", hint="--out-dir FOLDER takes them all")
+    if job.output in ("", "-"):
+        raise UsageError("an output is a file with a name: it is checked before it gets it")
+    if "-" in job.sources:
+        raise UsageError("standard input cannot be read at positions", hint="save it to a file first; ./- is a file of that name")
+
+
+def _convert(source: Path, job: Job, result: Result, written: dict[Path, str]) -> None:
+    base = base_of(source, job)
+    try:
+        naming.check_place(base, source, create=job.out_dir is not None)
+        with registry.open(source) as checkpoint:
+            result.format, result.title = checkpoint.format, _title(checkpoint.format)
+            result.nbytes = source.stat().st_size if source.is_file() else None
+            planned = _planned(checkpoint, base, job, result)
+            for one in planned.outputs:
+                for path, _ in one.output.files:
+                    naming.check(path, source, force=job.force)
+                    _claim(path, source, written)
+            if job.dry_run:
+                result.status = "planned"
+                return
+            if job.out_dir is not None:
+                naming.make_folder(Path(job.out_dir))
+            _write(planned, job)
+    except OSError as error:
+        raise SystemIOError(f"{error.strerror or error}", path=error.filename or source) from error
+    result.status = "done"
+
+
+def base_of(source: Path, job: Job) -> Path:
+    """The output of ``source`` where it holds one model."""
+    row = registry.target_row(job.to)
+    return naming.target(source, job.to, {*naming.SUFFIXES, *row.suffixes, *_suffixes()}, job.output, job.out_dir)
+
+
+def _suffixes() -> set[str]:
+    return {suffix for row in registry.ROWS for suffix in row.suffixes}
+
+
+def _title(name: str) -> str:
+    return next((row.title for row in registry.ROWS if row.name == name), name)
+
+
+def _planned(checkpoint: Checkpoint, base: Path, job: Job, result: Result) -> Plan:
+    from convert import select
+
+    choices = select.choose(checkpoint, select=job.select, ema=job.ema, strip=job.strip)
+    dropped = select.dropped(checkpoint, choices)
+    planned = plan(checkpoint, choices, dropped, registry.writer(job.to), base, job)
+    result.outputs = [one.output for one in planned.outputs]
+    result.dropped = planned.dropped
+    result.notes = planned.notes
+    return planned
+
+
+def _claim(path: Path, source: Path, written: dict[Path, str]) -> None:
+    place = path.resolve()
+    other = written.setdefault(place, str(source))
+    if other != str(source):
+        raise OutputError(
+            f"is already the output of {other}", path=path, hint="convert them one by one with -o, or into two folders"
+        )
+
+
+def _write(planned: Plan, job: Job) -> None:
+    from formats.core.output import write_layouts
+
+    for one in planned.outputs:
+        write_layouts(one.layouts, one.output.path, force=job.force, verify=job.verify == "bytes")
+        one.output.verified = job.verify

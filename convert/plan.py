@@ -1,0 +1,170 @@
+"""What will be written and what will not: the only place that decides what a target cannot hold. Nothing is read or written here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convert import __version__, extras, naming
+from convert.job import Job
+from convert.report import Left, Output
+from convert.transforms import Transform, apply
+from formats.core.checkpoint import Checkpoint, Content, StateDict
+from formats.core.composites import DESCRIPTION, Expanded, expand
+from formats.core.errors import Unsupported
+from formats.core.layout import Layout
+from formats.core.protocol import Capabilities
+from formats.core.tensor import CompositeTensor
+
+if TYPE_CHECKING:
+    from convert.select import Choice, Dropped
+
+PROVENANCE = "ckpt_convert"  # metadata key: where the weights came from, as JSON
+MODEL_KEY = "state_dict"  # under which a container of more than weights keeps them
+
+
+@dataclass(slots=True)
+class Planned:
+    """One output with everything that it takes to write it."""
+
+    output: Output
+    layouts: list[Layout]
+
+
+@dataclass(slots=True)
+class Plan:
+    """All outputs of one source, and what of the source is in none of them."""
+
+    outputs: list[Planned]
+    dropped: list[Left]
+    notes: list[str]
+
+
+def plan(checkpoint: Checkpoint, choices: list[Choice], dropped: list[Dropped], writer: Any, base: Path, job: Job) -> Plan:
+    """Lay out one output for each of ``choices``. Raises `Unsupported`, naming the tensor, for what ``writer`` cannot hold."""
+    capabilities: Capabilities = writer.CAPABILITIES
+    if capabilities.program:
+        raise Unsupported(f"--to {job.to} needs a model that runs, and weights are no program")
+    left = [Left(d.path, d.tensors, d.nbytes, d.summary) for d in dropped]
+    made = Plan([], left, list(checkpoint.notes))
+    beside = _beside(checkpoint, choices, capabilities, job, made)
+    foreign = _foreign_metadata(checkpoint, capabilities, made)
+    for choice in choices:
+        model = apply(choice.state_dict, transforms_of(job))
+        expanded = _fitted(model, capabilities, job.to)
+        content = Content(StateDict(dict(expanded.tensors), model.versions), beside, {})
+        if capabilities.metadata:
+            content.metadata = foreign | _metadata(checkpoint, choice, expanded, made.dropped)
+        if expanded.unsaid:
+            made.notes.append(f"versions of {len(expanded.unsaid)} modules are no plain data and were left out")
+        layouts = writer.plan(content, {})
+        path = naming.of_model(base, choice.name, job.to)
+        output = Output(
+            path=path,
+            model=choice.name,
+            selected=choice.path,
+            why=choice.why,
+            tensors=len(model.tensors),
+            tensor_bytes=sum(tensor.nbytes for tensor in expanded.tensors.values()),
+            stripped=choice.stripped,
+            aliases=expanded.aliases,
+            composites={key: entry["kind"] for key, entry in expanded.composites.items()},
+            extras=[str(key) for key in beside],
+            files=[(path.parent / one.name if one.name else path, one.size) for one in layouts],
+        )
+        made.notes += choice.notes
+        made.outputs.append(Planned(output, layouts))
+    return made
+
+
+def transforms_of(job: Job) -> list[Transform]:
+    """The transforms that ``job`` asks for, in the order in which they run."""
+    return []
+
+
+def _fitted(model: StateDict, capabilities: Capabilities, target: str) -> Expanded:
+    """``model`` as the target can hold it, with what gives the original back."""
+    if not capabilities.composites:
+        # Without a place to say so, a tie can only be written twice.
+        fitted = expand(model, capabilities.dtypes, alias=capabilities.metadata and not capabilities.ties)
+        if fitted.composites and not capabilities.metadata:
+            key, entry = next(iter(fitted.composites.items()))
+            raise Unsupported(f"tensor {key!r:.120} is {entry['kind']} {entry['dtype']}, which {target} cannot hold")
+        return fitted
+    fitted = Expanded()
+    for key, tensor in model.tensors.items():
+        parts = tensor.components.values() if isinstance(tensor, CompositeTensor) else (tensor,)
+        for part in parts:
+            if part.dtype.name not in capabilities.dtypes:
+                raise Unsupported(f"tensor {key!r:.120} has dtype {part.dtype.name}, which {target} cannot hold")
+    fitted.tensors = dict(model.tensors)
+    return fitted
+
+
+def _beside(checkpoint: Checkpoint, choices: list[Choice], capabilities: Capabilities, job: Job, made: Plan) -> dict[Any, Any]:
+    """What travels beside the model; ``made.dropped`` loses its entries."""
+    if not capabilities.extras:
+        if job.keep == "all" and made.dropped:
+            first = made.dropped[0]
+            raise Unsupported(
+                f"{job.to} holds one model and nothing beside it; --keep all would lose {first.line()}",
+                hint="--to pth.tar holds the rest of a checkpoint too",
+            )
+        return {}
+    if job.keep == "none":
+        return {}
+    if len(choices) != 1:
+        if job.keep == "all":
+            raise Unsupported(f"--keep all with {len(choices)} models is not clear", hint="--select names one of them")
+        return {}
+    kept: dict[Any, Any] = {}
+    taken = {id(tensor) for tensor in choices[0].state_dict.tensors.values()}
+    for key, value in extras.beside(checkpoint.tree, choices[0].node, taken).items():
+        why = f"the model itself is kept under {MODEL_KEY!r}" if key == MODEL_KEY else None
+        name = extras.foreign(value)
+        if name is not None:
+            why = f"holds {name}, which only its own class can make again"
+        if why is None:
+            kept[key] = value
+        elif job.keep == "all":
+            raise Unsupported(f"{key!r:.120} cannot be kept: {why}", hint="without --keep all it is left out and listed")
+        else:
+            made.notes.append(f"{key!s:.120} is not kept: {why}")
+    tops = {str(key) for key in kept}
+    made.dropped = [left for left in made.dropped if left.path not in tops and left.path.split(".", 1)[0] not in tops]
+    return kept
+
+
+def _foreign_metadata(checkpoint: Checkpoint, capabilities: Capabilities, made: Plan) -> dict[str, str]:
+    """Text that the source says about itself and that is not ours."""
+    said = checkpoint.metadata.get("__metadata__")
+    if not isinstance(said, dict):
+        return {}
+    foreign = {key: value for key, value in said.items() if key not in (PROVENANCE, DESCRIPTION, "format")}
+    if foreign and not capabilities.metadata:
+        made.dropped.append(Left("__metadata__", 0, 0, f"text metadata of {len(foreign)} entries"))
+    return foreign
+
+
+def _metadata(checkpoint: Checkpoint, choice: Choice, expanded: Expanded, dropped: list[Left]) -> dict[str, str]:
+    """The output's own account of itself: nothing in it depends on when or where it was made."""
+    account: dict[str, Any] = {
+        "version": 1,
+        "tool": f"ckpt-convert {__version__}",
+        "source": {"name": checkpoint.path.name, "format": checkpoint.format},
+        "selected": choice.path,
+        "why": choice.why,
+    }
+    if choice.stripped:
+        account["stripped"] = choice.stripped
+    if dropped:
+        account["dropped"] = [left.document() for left in dropped]
+    # What `safetensors.torch.save_model` writes for tied tensors, where it would say nothing else.
+    entries = {key: kept for key, kept in expanded.aliases.items() if key not in ("format", PROVENANCE, DESCRIPTION)}
+    entries["format"] = "pt"
+    entries[PROVENANCE] = json.dumps(account, separators=(",", ":"))
+    if expanded.description is not None:
+        entries[DESCRIPTION] = expanded.description
+    return entries

@@ -1,0 +1,188 @@
+"""What a conversion did, as data; text, JSON and the exit code all come from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from convert.text import count, shown, size
+from formats.core.errors import CheckpointError
+
+
+@dataclass(slots=True)
+class Failure:
+    """Why something ended: the exit code, the kind of error, and its one line in parts."""
+
+    exit: int
+    kind: str
+    what: str
+    path: str | None = None
+    hint: str | None = None
+
+    @classmethod
+    def of(cls, error: CheckpointError) -> Failure:
+        return cls(error.exit_code, error.kind, error.what, None if error.path is None else str(error.path), error.hint)
+
+    def lines(self) -> list[str]:
+        """``FILE: what`` and at most one hint, printable."""
+        what = shown(self.what, 600)
+        first = what if self.path is None else f"{shown(self.path, 300)}: {what}"
+        return [first] if self.hint is None else [first, f"hint: {shown(self.hint, 2000)}"]
+
+    def document(self) -> dict[str, Any]:
+        return _filled({"exit": self.exit, "kind": self.kind, "what": self.what, "path": self.path, "hint": self.hint})
+
+
+@dataclass(slots=True)
+class Left:
+    """Something of the source that is not in the output. ``nbytes`` counts tensor bytes."""
+
+    path: str
+    tensors: int
+    nbytes: int
+    summary: str
+
+    def line(self) -> str:
+        amount = f"{count(self.tensors, 'tensor')}, {size(self.nbytes)}" if self.tensors else shown(self.summary)
+        return f"{shown(self.path)}: {amount}"
+
+    def document(self) -> dict[str, Any]:
+        return {"path": self.path, "tensors": self.tensors, "bytes": self.nbytes, "summary": self.summary}
+
+
+@dataclass(slots=True)
+class Output:
+    """One model and the file that it goes to. ``nbytes`` is the file's size, ``tensor_bytes`` its tensors'."""
+
+    path: Path
+    model: str
+    selected: str
+    why: str
+    tensors: int
+    tensor_bytes: int
+    stripped: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+    composites: dict[str, str] = field(default_factory=dict)  # key → kind, where spelled as several plain tensors
+    extras: list[str] = field(default_factory=list)  # what travels beside the model
+    files: list[tuple[Path, int]] = field(default_factory=list)
+    verified: str = "none"
+
+    @property
+    def nbytes(self) -> int:
+        return sum(nbytes for _, nbytes in self.files)
+
+    def document(self) -> dict[str, Any]:
+        return _filled({
+            "path": str(self.path),
+            "model": self.model or None,
+            "selected": self.selected,
+            "why": self.why,
+            "tensors": self.tensors,
+            "tensor_bytes": self.tensor_bytes,
+            "bytes": self.nbytes,
+            "files": [{"path": str(path), "bytes": nbytes} for path, nbytes in self.files],
+            "stripped": self.stripped,
+            "aliases": self.aliases or None,
+            "composites": self.composites or None,
+            "extras": self.extras or None,
+            "verified": self.verified,
+        })  # fmt: skip
+
+    def lines(self, *, planned: bool) -> list[str]:
+        place = shown(self.selected) if self.selected else "the file is its state dict"
+        name = f"model {shown(self.model)}" if self.model else "model"
+        lines = [f"{name}: {place} ({count(self.tensors, 'tensor')}, {size(self.tensor_bytes)}): {shown(self.why, 300)}"]
+        if self.stripped:
+            lines.append(f"stripped from the keys: {shown(self.stripped)}")
+        if self.extras:
+            lines.append(f"kept beside the model: {_listed([shown(e) for e in self.extras])}")
+        if self.aliases:
+            lines.append(f"tied, written once: {_listed([f'{shown(a)} = {shown(b)}' for a, b in self.aliases.items()])}")
+        if self.composites:
+            spelled = _listed([f"{shown(key)} ({shown(kind)})" for key, kind in self.composites.items()])
+            lines.append(f"written as component tensors: {spelled}")
+        verb = "would be written to" if planned else "written to"
+        checked = "" if planned else ", read back and equal" if self.verified == "bytes" else ", not verified"
+        lines.append(f"{verb} {shown(self.path, 300)}: {size(self.nbytes)}{checked}")
+        return lines
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one source."""
+
+    source: str
+    status: str = "failed"  # done | planned | failed | skipped
+    format: str | None = None
+    title: str | None = None
+    nbytes: int | None = None
+    outputs: list[Output] = field(default_factory=list)
+    dropped: list[Left] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failure: Failure | None = None
+
+    @property
+    def exit(self) -> int:
+        return 0 if self.failure is None else self.failure.exit
+
+    def document(self) -> dict[str, Any]:
+        return _filled({
+            "source": self.source,
+            "status": self.status,
+            "format": self.format,
+            "bytes": self.nbytes,
+            "outputs": [output.document() for output in self.outputs],
+            "dropped": [left.document() for left in self.dropped],
+            "notes": self.notes or None,
+            "error": None if self.failure is None else self.failure.document(),
+        })  # fmt: skip
+
+    def lines(self) -> list[str]:
+        """One short block; a failure's line is for the caller to print."""
+        if self.failure is not None:
+            return []
+        amount = "" if self.nbytes is None else f", {size(self.nbytes)}"
+        lines = [f"{shown(self.source, 300)}: {self.title or self.format}{amount}"]
+        for output in self.outputs:
+            lines += ["  " + line for line in output.lines(planned=self.status == "planned")]
+        if self.dropped:
+            lines.append("  not written:")
+            lines += ["    " + left.line() for left in self.dropped]
+        lines += ["  note: " + shown(note, 300) for note in self.notes]
+        return lines
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of all sources of one call."""
+
+    results: list[Result] = field(default_factory=list)
+    failure: Failure | None = None  # of the call itself
+
+    @property
+    def exit(self) -> int:
+        """The worst exit code; 0 only if everything is done."""
+        codes = [result.exit for result in self.results]
+        return max([*codes, 0 if self.failure is None else self.failure.exit])
+
+    def document(self) -> dict[str, Any]:
+        from convert import __version__
+
+        return _filled({
+            "status": "done" if self.exit == 0 else "failed",
+            "exit": self.exit,
+            "version": __version__,
+            "results": [result.document() for result in self.results],
+            "error": None if self.failure is None else self.failure.document(),
+        })  # fmt: skip
+
+
+def _filled(entries: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entries.items() if value is not None}
+
+
+def _listed(items: list[str], most: int = 4) -> str:
+    if len(items) <= most:
+        return ", ".join(items)
+    return ", ".join(items[: most - 1]) + f" and {len(items) - most + 1:,} more"

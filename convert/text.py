@@ -1,0 +1,74 @@
+"""Text from files, made fit to print: nothing that a file says may move the cursor, recolour or reorder what a person reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LIMIT = 120  # characters; a longer text loses its middle
+
+
+def shown(value: Any, limit: int = LIMIT) -> str:
+    """``value`` as printable text of at most ``limit`` characters.
+
+    Control, format (bidi, zero width), private, unassigned and surrogate code points are escaped as in a Python literal, and so is
+    the backslash of a text in which anything is escaped.
+    """
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > 4 * limit:  # a text of megabytes is cut before it is escaped
+        text = text[: 2 * limit] + "…" + text[-2 * limit :]
+    if not text.isprintable():
+        text = "".join(_escaped(character) for character in text)
+    if len(text) > limit:
+        head = (limit - 1) * 2 // 3
+        text = text[:head] + "…" + text[len(text) - (limit - 1 - head) :]
+    return text
+
+
+def _escaped(character: str) -> str:
+    if character == "\\":
+        return "\\\\"
+    if character.isprintable():
+        return character
+    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(character) or _numbered(ord(character))
+
+
+def _numbered(code: int) -> str:
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def dotted(path: tuple[Any, ...]) -> str:
+    """A path of keys as one text, ``state_dict.conv1.weight``."""
+    return ".".join(key if isinstance(key, str) else _key(key) for key in path)
+
+
+def _key(key: Any) -> str:
+    # Never str() of a container: a key may be a tuple of megabytes.
+    return str(key) if isinstance(key, (int, float)) and not _long(key) else f"<{type(key).__name__}>"
+
+
+def _long(key: Any) -> bool:
+    return isinstance(key, int) and key.bit_length() > 512
+
+
+def size(nbytes: int) -> str:
+    """``nbytes`` in decimal units, as file managers and ``ls --si`` give them."""
+    if nbytes < 1000:
+        return "1 byte" if nbytes == 1 else f"{nbytes} bytes"
+    amount = float(nbytes)
+    for unit in ("kB", "MB", "GB", "TB", "PB", "EB"):
+        amount /= 1000
+        if amount < 999.5:
+            return f"{amount:.3g} {unit}"
+    return f"{amount:.3g} EB"
+
+
+def count(number: int, noun: str) -> str:
+    """``1 tensor``, ``390 tensors``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    """``[64, 3, 7, 7]``; ``[]`` for a scalar."""
+    return "[" + ", ".join(str(n) if n.bit_length() < 64 else "…" for n in sizes) + "]"

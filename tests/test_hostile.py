@@ -97,6 +97,7 @@ def below_selected(tensors: dict[str, tuple[str, list[int], str]]) -> dict[str, 
 def assert_clean_text(text: str) -> None:
     assert not CONTROL.search(text), f"control characters reach the terminal: {text!r}"
     assert "Traceback" not in text, text
+    assert "internal error" not in text, text
 
 
 def assert_one_line(answer: dict[str, Any], source: Path) -> None:

@@ -88,8 +88,8 @@ class Storages:
         if len(folders) == 2:
             raise CorruptCheckpoint(f"ZIP archive has storages under both {root}data/ and {root}tensors/", path=archive.file.path)
         self.folder = root + (folders[0] if folders else "data/")
-        self._typed: dict[tuple[str, Any], TypedStorage] = {}
-        self._plain: dict[str, tuple[Storage, int]] = {}  # key → (storage, bytes that the pickle declares)
+        self._typed: dict[str, TypedStorage] = {}
+        self._other: dict[tuple[str, Any], TypedStorage] = {}  # a key under a second storage class
 
     def load(self, pid: Any) -> TypedStorage:
         if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
@@ -97,19 +97,21 @@ class Storages:
         _, cls, key, location, numel = pid
         if type(key) is not str or type(numel) is not int or numel < 0:
             raise CorruptCheckpoint(f"storage {key!r:.60} with {_shown(numel)} elements: a text and a count are needed")
-        known = self._typed.get((key, cls))
-        dtype = storage_dtype(cls) if known is None else known.dtype
-        nbytes = numel * (dtype.itemsize if dtype else 1)
-        if known is not None and self._plain[key][1] == nbytes:
-            return known
-        if key in self._plain:
-            storage, declared = self._plain[key]
-            if declared != nbytes:
-                raise CorruptCheckpoint(f"storage {key!r:.60} is declared once with {declared} bytes and once with {nbytes}")
-        else:
+        typed = self._typed.get(key)
+        if typed is None:
+            dtype = storage_dtype(cls)
+            nbytes = numel * dtype.itemsize if dtype else numel
             storage = self._open(key, nbytes, location if isinstance(location, str) else "cpu", dtype.swap if dtype else 1)
-            self._plain[key] = storage, nbytes
-        typed = self._typed[key, cls] = TypedStorage(storage, dtype)
+            typed = self._typed[key] = TypedStorage(storage, dtype, cls)
+        elif typed.cls is not cls:
+            if (key, cls) not in self._other:
+                if self.big:
+                    raise CorruptCheckpoint(f"big-endian storage {key!r:.60} is of two types: which one is swapped is not said")
+                self._other[key, cls] = TypedStorage(typed.storage, storage_dtype(cls), cls)
+            typed = self._other[key, cls]
+        nbytes = numel * typed.dtype.itemsize if typed.dtype else numel
+        if typed.storage.nbytes != nbytes:
+            raise CorruptCheckpoint(f"storage {key!r:.60} is declared with {nbytes} bytes, its record has {typed.storage.nbytes}")
         return typed
 
     def _open(self, key: str, nbytes: int, location: str, swap: int) -> Storage:
@@ -117,15 +119,11 @@ class Storages:
         if not nbytes and name not in self.archive.members:
             return BytesStorage(b"", location)
         storage = self.archive.storage(name, location)
-        if storage.nbytes != nbytes:
-            raise CorruptCheckpoint(
-                f"storage {key!r:.60} is declared with {nbytes} bytes, its record {name!r:.80} has {storage.nbytes}"
-            )
         return Swapped(storage, swap) if self.big and swap > 1 else storage
 
     def notes(self) -> list[str]:
         """What the archive holds and the pickle does not speak of."""
-        used = {self.folder + key for key in self._plain}
+        used = {self.folder + key for key in self._typed}
         extra = [n for n in self.archive.members if n.startswith(self.folder) and n not in used and n != self.folder]
         return [f"{len(extra)} storages in the archive belong to no tensor"] if extra else []
 

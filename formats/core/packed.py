@@ -1,7 +1,8 @@
 """The row-major bytes of any strided window, made block by block with the standard library alone.
 
-A block is a box of the (merged) dimensions. Its source is fetched with as few reads as the strides allow, never reading through a gap
-that costs more than another read would, and is then copied element run by element run: slice assignment of typed memory views runs in C.
+A block is a box of the window's (merged) dimensions. Its source is gathered with as few reads as the strides allow, never reading
+through a gap that costs more than another read would, and is then copied run by run along the longest dimension: slice assignment of
+typed memory views runs in C.
 """
 
 from __future__ import annotations
@@ -9,54 +10,58 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from formats.core.errors import Unsupported
-from formats.core.storage import Storage, plain_span
+from formats.core.errors import CorruptCheckpoint, Unsupported
+from formats.core.storage import Storage
 
 if TYPE_CHECKING:
     from formats.core.tensor import TensorView
 
-SMALL_BLOCK = 1 << 20  # bytes of output made at once where the source of a block lies together: stays in the cache
+SMALL_BLOCK = 1 << 20  # bytes of output made at once where a block's source lies together: stays in the cache
 BLOCK = 16 << 20  # … and where it is scattered: longer runs, fewer reads
 WINDOW = 16 << 20  # bytes of source held at once
 GAP = 8 << 10  # bytes: reading through a smaller gap is cheaper than a second read
 _FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
-_FLIP_SIGN = bytes(b ^ 0x80 for b in range(256))
-_UNSIGNED = frozenset({"float8_e8m0fnu", "float8_e4m3fnuz", "float8_e5m2fnuz", "float4_e2m1fn_x2"})  # no sign bit, or −0 is NaN
+_FLIP_SIGN = bytes(byte ^ 0x80 for byte in range(256))
+# No sign bit, two values a byte, or a sign bit that makes NaN of zero.
+_NO_NEGATIVE = frozenset({"float8_e8m0fnu", "float4_e2m1fn_x2", "float8_e4m3fnuz", "float8_e5m2fnuz"})
 
-Box = list[tuple[int, int]]  # (size, stride in items) of each dimension, outermost first
+
+class Dim(NamedTuple):
+    """One dimension of a box: ``size``, and ``stride`` and ``step`` in items of the source and of the output."""
+
+    size: int
+    stride: int
+    step: int
 
 
 class Packed:
     """The ``view.nbytes`` row-major little-endian bytes of ``view``; lazy conj and neg bits are resolved.
 
-    Memory: one block of output and one window of source (`BLOCK`, `WINDOW`), whatever the size. Any byte range may be asked for.
+    Holds one block of output and one window of source at most (`BLOCK`, `WINDOW`), whatever the tensor's size.
+    Raises `Unsupported` for a negated tensor of a type that has no negatives.
     """
 
-    __slots__ = ("_base", "_box", "_item", "inner", "location", "nbytes", "view")
+    __slots__ = ("_dims", "_first", "_item", "inner", "location", "nbytes", "view")
 
     def __init__(self, view: TensorView) -> None:
+        if view.neg and (view.dtype.kind in ("bool", "quantized") or view.dtype.name in _NO_NEGATIVE):
+            raise Unsupported(f"a negated tensor of {view.dtype.name}, which has no negatives")
         self.view = view
         self.inner: Storage = view.storage
         self.nbytes = view.nbytes
         self.location = view.storage.location
-        if view.neg and (view.dtype.kind in ("bool", "quantized") or view.dtype.name in _UNSIGNED):
-            raise Unsupported(f"a negated tensor of {view.dtype.name}: its values have no negative")
-        item = view.dtype.itemsize
-        box = [(n, s) for n, s in zip(view.shape, view.strides, strict=True) if n != 1]
-        self._base = view.offset
-        if item not in _FORMATS:  # 16-byte complex numbers are moved as pairs
-            box = [(n, s * 2) for n, s in box] + [(2, 1)]
-            item, self._base = item // 2, self._base * 2
-        self._item = item
-        self._box = _merged(box)
+        pairs = [(n, s) for n, s in zip(view.shape, view.strides, strict=True) if n != 1]
+        self._item, self._first = view.dtype.itemsize, view.offset
+        if self._item == 16:  # no memory view holds 16-byte items: move complex numbers as pairs
+            pairs = [*((n, 2 * s) for n, s in pairs), (2, 1)]
+            self._item, self._first = 8, 2 * self._first
+        self._dims = _row_major(pairs)
 
     def chunks(self, start: int, stop: int) -> Iterator[memoryview]:
         """Bytes ``[start, stop)`` in order; each piece is valid until the next is asked for."""
-        if start >= stop:
-            return
-        whole = self.view.dtype.itemsize  # lazy bits are resolved for whole elements
+        whole = self.view.dtype.itemsize  # lazy bits belong to whole elements
         low, high = start - start % whole, stop + -stop % whole
         for at, block in self._blocks(low // self._item, high // self._item):
             begin = at * self._item
@@ -65,122 +70,194 @@ class Packed:
             yield memoryview(block)[max(start - begin, 0) : stop - begin]
 
     def _blocks(self, first: int, last: int) -> Iterator[tuple[int, bytearray]]:
-        """(linear index of the first item, bytes) of consecutive boxes that cover the items ``[first, last)``."""
-        box = self._box
-        inner = [1] * (len(box) + 1)  # items below each dimension
-        for d in range(len(box) - 1, -1, -1):
-            inner[d] = inner[d + 1] * box[d][0]
+        """(row-major index of the first item, bytes) of consecutive boxes that make up the items ``[first, last)``."""
+        dims = self._dims
         source = _Source(self.inner, self._item)
-        even = 2 if self.view.dtype.itemsize != self._item else 1
-        budget = self._budget(inner)
+        source.keep(self._first, dims)
+        budget = self._budget(source.sequential)
         at = first
         while at < last:
             room = min(last - at, budget)
-            # The outermost dimension along which whole boxes fit and begin here.
-            d = next((d for d in range(len(box)) if at % inner[d + 1] == 0 and inner[d + 1] <= room), len(box) - 1)
-            size = box[d][0]
-            index = at // inner[d + 1] % size
-            count = min(room // inner[d + 1], size - index)
-            if inner[d + 1] == 1 and count > even:
-                count -= count % even
-            base = self._base + sum((at // inner[k + 1] % box[k][0]) * box[k][1] for k in range(d + 1))
-            out = bytearray(count * inner[d + 1] * self._item)
-            source.fill(out, base, [(count, box[d][1]), *box[d + 1 :]])
-            yield at, out
-            at += count * inner[d + 1]
+            # The outermost dimension whose boxes begin here and fit; the innermost always does, its step being one item (or a pair).
+            d = next((d for d, dim in enumerate(dims) if at % dim.step == 0 and dim.step <= room), len(dims) - 1)
+            size, _, step = dims[d]
+            count = min(room // step, size - at // step % size) if room >= step else room
+            base = self._first + sum(at // dim.step % dim.size * dim.stride for dim in dims[: d + 1])
+            block = bytearray(count * step * self._item)
+            source.fill(block, base, [Dim(count, dims[d].stride, step), *dims[d + 1 :]])
+            yield at, block
+            at += count * step
 
-    def _budget(self, inner: list[int]) -> int:
-        """Items to a block: few where a small block's source lies together, more where it is spread over the storage."""
+    def _budget(self, sequential: bool) -> int:
+        """Items to a block: few where a small block's source lies together, many where it is spread over the storage."""
+        if sequential:
+            return 4 * BLOCK // self._item  # each block costs a pass over the storage
         small = SMALL_BLOCK // self._item
-        d = next((d for d in range(len(self._box)) if inner[d + 1] <= small), len(self._box) - 1)
-        taken = [(min(small // inner[d + 1], self._box[d][0]), self._box[d][1]), *self._box[d + 1 :]]
-        return small if _extent(taken) <= 8 * small else BLOCK // self._item
+        extent, left = 1, small
+        for dim in reversed(self._dims):
+            extent += (min(dim.size, left) - 1) * dim.stride
+            left = max(left // dim.size, 1)
+        return small if extent <= 8 * small else BLOCK // self._item
 
     def _resolve(self, block: bytearray) -> None:
-        """Apply the lazy bits to whole elements in place."""
-        view, step = self.view, self.view.dtype.itemsize
-        signs: set[int] = set()  # bytes of an element whose top bit is a sign to flip
+        """Apply the lazy bits in place, as ``torch.Tensor.resolve_conj`` and ``resolve_neg`` do."""
+        view, width = self.view, self.view.dtype.itemsize
+        signs: set[int] = set()  # the bytes of an element whose top bit is a sign to flip
         if view.dtype.kind == "complex":
-            if view.neg:
-                signs ^= {step // 2 - 1, step - 1}
-            if view.conj:
-                signs ^= {step - 1}
+            signs = {width // 2 - 1, width - 1} if view.neg else set()
+            signs ^= {width - 1} if view.conj else set()
         elif view.neg and view.dtype.kind == "float":
-            signs = {step - 1}
-        elif view.neg:
-            values = array({1: "B", 2: "H", 4: "I", 8: "Q"}[step], bytes(block))
-            mask = (1 << 8 * step) - 1
-            block[:] = memoryview(array(values.typecode, [-v & mask for v in values])).cast("B")
+            signs = {width - 1}
+        elif view.neg:  # two's complement
+            values = array(_FORMATS[width], bytes(block))
+            mask = (1 << 8 * width) - 1
+            block[:] = memoryview(array(values.typecode, [-value & mask for value in values])).cast("B")
         for at in signs:
-            block[at::step] = block[at::step].translate(_FLIP_SIGN)
+            block[at::width] = block[at::width].translate(_FLIP_SIGN)
+
+
+def _row_major(pairs: list[tuple[int, int]]) -> list[Dim]:
+    """(size, stride) pairs as dimensions of a row-major output, neighbours merged where one runs on into the other."""
+    merged: list[tuple[int, int]] = []
+    for size, stride in pairs:
+        if merged and merged[-1][1] == size * stride:
+            merged[-1] = (merged[-1][0] * size, stride)
+        else:
+            merged.append((size, stride))
+    dims, step = [], 1
+    for size, stride in reversed(merged or [(1, 1)]):
+        dims.append(Dim(size, stride, step))
+        step *= size
+    return dims[::-1]
 
 
 class _Source:
-    """Fetches boxes of a storage's items; small storages are read once."""
+    """Gathers boxes of a storage's items and copies them into place."""
 
     def __init__(self, storage: Storage, item: int) -> None:
         self.storage = storage
         self.item = item
-        self.held: tuple[int, memoryview] | None = None  # (first item, bytes) of the last window
-        # Where every read starts from the beginning (a deflated record), reading through gaps is cheaper than a second read.
-        self.gap = 1 << 62 if plain_span(storage) is None and getattr(storage, "sequential", False) else GAP
+        # A storage whose every read begins at its beginning (a deflated record) is read forward, through any gap.
+        self.sequential = bool(getattr(storage, "sequential", False))
+        self.gap = storage.nbytes if self.sequential else GAP
+        self.kept: tuple[int, memoryview] | None = None
+        self.forward: tuple[int, Iterator[memoryview]] | None = None  # (byte after the last piece, where the pieces come from)
+        self.rest = memoryview(b"")
 
-    def fill(self, out: bytearray, base: int, box: Box) -> None:
-        """Write the items of ``box`` at ``base`` (in items of the storage) row-major into ``out``."""
-        steps, step = [], 1
-        for size, _ in reversed(box):
-            steps.append(step)
-            step *= size
-        target = memoryview(out).cast(_FORMATS[self.item])
-        dims = [(n, s, t) for (n, s), t in zip(box, reversed(steps), strict=True) if n != 1]
-        self._fill(target, 0, base, dims)
+    def keep(self, base: int, dims: list[Dim]) -> None:
+        """Read the window's whole range once where it is small: blocks of expanded or overlapping windows share their source."""
+        extent = 1 + sum((d.size - 1) * d.stride for d in dims)
+        if extent * self.item <= WINDOW:
+            window = memoryview(bytearray(extent * self.item))
+            self._read(base, window)
+            self.kept = base, window.cast(_FORMATS[self.item])
 
-    def _fill(self, target: memoryview, into: int, base: int, dims: list[tuple[int, int, int]]) -> None:
-        """``dims`` are (size, stride in the source, stride in the target); boxes whose source has wide gaps are split at them."""
-        work = [(into, base, dims)]
-        while work:
-            into, base, dims = work.pop()
-            extent = 1 + sum((n - 1) * s for n, s, _ in dims)
-            held = self._held(base, extent)
-            if held is not None:
-                _copy(target, into, held, 0, dims)
+    def fill(self, block: bytearray, base: int, dims: list[Dim]) -> None:
+        """Write the box of ``dims`` that begins at item ``base`` into ``block``."""
+        target = memoryview(block).cast(_FORMATS[self.item])
+        dims = [d for d in dims if d.size != 1]
+        if self.kept is not None:
+            first, window = self.kept
+            _copy(target, 0, window, base - first, dims)
+            return
+        todo = [(0, base, dims)]
+        while todo:
+            into, base, dims = todo.pop()
+            together, apart, extent = self._apart(dims)
+            held = extent
+            for d in apart:
+                held *= d.size
+            if held * self.item <= WINDOW or not dims:
+                window, gathered = self._gather(base, together, apart, extent)
+                _copy(target, into, window, 0, gathered)
                 continue
-            widest = max(range(len(dims)), key=lambda d: dims[d][1])
-            size, stride, step = dims[widest]
-            rest = dims[:widest] + dims[widest + 1 :]
-            below = 1 + sum((n - 1) * s for n, s, _ in rest)
-            fits = WINDOW // self.item
-            if (stride - below) * self.item > self.gap or below > fits:
-                parts = ((i, 1) for i in range(size))
-            elif extent > fits:
-                count = max((fits - below) // max(stride, 1) + 1, 1)
-                parts = ((i, min(count, size - i)) for i in range(0, size, count))
+            # Too much to hold: take the widest dimension in parts (in reverse, since the last is done first).
+            widest = max(apart or together, key=lambda d: d.stride)
+            others = [d for d in dims if d is not widest]
+            if apart:
+                count = max(WINDOW // self.item // (held // widest.size), 1)
             else:
-                window = self._read(base, extent)
-                _copy(target, into, window, 0, dims)
-                continue
-            for i, n in parts:
-                piece = rest if n == 1 else [*dims[:widest], (n, stride, step), *dims[widest + 1 :]]
-                work.append((into + i * step, base + i * stride, piece))
-            work.reverse() if len(work) == size else None
+                count = max((WINDOW // self.item - (extent - (widest.size - 1) * widest.stride)) // widest.stride + 1, 1)
+            for i in reversed(range(0, widest.size, count)):
+                n = min(count, widest.size - i)
+                part = others if n == 1 else [*others, widest._replace(size=n)]
+                todo.append((into + i * widest.step, base + i * widest.stride, part))
 
-    def _held(self, base: int, extent: int) -> memoryview | None:
-        if self.held is None:
-            return None
-        first, window = self.held
-        return window[base - first :] if first <= base and base + extent <= first + len(window) else None
+    def _apart(self, dims: list[Dim]) -> tuple[list[Dim], list[Dim], int]:
+        """Dimensions that one read spans, those with too wide gaps between, and the extent of the former in items."""
+        by_stride = sorted(dims, key=lambda d: d.stride)
+        extent = 1
+        for k, d in enumerate(by_stride):
+            if (d.stride - extent) * self.item > self.gap:
+                return by_stride[:k], by_stride[k:], extent
+            extent += (d.size - 1) * d.stride
+        return by_stride, [], extent
 
-    def _read(self, base: int, extent: int) -> memoryview:
-        raise NotImplementedError
+    def _gather(self, base: int, together: list[Dim], apart: list[Dim], extent: int) -> tuple[memoryview, list[Dim]]:
+        """One read of ``extent`` items for each index of the dimensions ``apart``, laid side by side; the box's dimensions there."""
+        size, moved = extent, []
+        for d in apart:
+            moved.append(d._replace(stride=size))
+            size *= d.size
+        raw = memoryview(bytearray(size * self.item))
+        width, at = extent * self.item, 0
+        for index in product(*(range(d.size) for d in reversed(apart))):
+            begin = base + sum(i * d.stride for i, d in zip(index, reversed(apart), strict=True))
+            self._read(begin, raw[at : at + width])
+            at += width
+        return raw.cast(_FORMATS[self.item]), together + moved
+
+    def _read(self, base: int, into: memoryview) -> None:
+        """Fill ``into`` with the bytes from item ``base``."""
+        start = base * self.item
+        done, stop = 0, start + len(into)
+        for piece in self._onward(start, stop) if self.sequential else self.storage.chunks(start, stop):
+            into[done : done + len(piece)] = piece
+            done += len(piece)
+        if done != len(into):
+            raise CorruptCheckpoint(f"storage gave {done} bytes where {len(into)} were asked for")
+
+    def _onward(self, start: int, stop: int) -> Iterator[memoryview]:
+        """``chunks`` of a sequential storage that goes on from the last piece where it can."""
+        if self.forward is None or self.forward[0] - len(self.rest) > start:
+            self.forward, self.rest = (start, self.storage.chunks(start, self.storage.nbytes)), memoryview(b"")
+        end, pieces = self.forward
+        while True:
+            begin = end - len(self.rest)
+            if end > start:
+                piece = self.rest[max(start - begin, 0) : stop - begin]
+                yield piece
+                start = begin + max(start - begin, 0) + len(piece)
+            if start >= stop:
+                return
+            self.rest = next(pieces, memoryview(b""))
+            if not self.rest:
+                return
+            end += len(self.rest)
+            self.forward = end, pieces
 
 
-def _merged(box: Box) -> Box:
-    return box
-
-
-def _extent(box: Box) -> int:
-    return 1 + sum((n - 1) * s for n, s in box)
-
-
-def _copy(target: memoryview, into: int, source: memoryview, base: int, dims: list[tuple[int, int, int]]) -> None:
-    pass
+def _copy(target: memoryview, into: int, source: memoryview, base: int, dims: list[Dim]) -> None:
+    """``target[into + Σ i·step] = source[base + Σ i·stride]`` for all indices of the box, in runs along one dimension."""
+    if not dims:
+        target[into] = source[base]
+        return
+    run = max(dims, key=lambda d: d.size * (8 if d.stride == d.step == 1 else 1))
+    others = sorted((d for d in dims if d is not run), key=lambda d: d.size)
+    size, stride, step = run
+    last = others.pop() if others else Dim(1, 0, 0)
+    stride_stop, step_stop = (size - 1) * stride + 1, (size - 1) * step + 1
+    for index in product(*(range(d.size) for d in others)):
+        here, there = base, into
+        for i, d in zip(index, others, strict=True):
+            here += i * d.stride
+            there += i * d.step
+        for _ in range(last.size):
+            if stride:
+                target[there : there + step_stop : step] = source[here : here + stride_stop : stride]
+            else:
+                target[there : there + step_stop : step] = memoryview(source[here : here + 1].tobytes() * size).cast(
+                    source.format
+                )
+            here += last.stride
+            there += last.step

@@ -20,11 +20,12 @@ from formats.core.tensor import CompositeTensor, TensorView
 class TypedStorage:
     """A storage as a persistent id names it; ``dtype`` is None for torch's UntypedStorage (its numel counts bytes)."""
 
-    __slots__ = ("dtype", "storage")
+    __slots__ = ("cls", "dtype", "storage")
 
-    def __init__(self, storage: Storage, dtype: DType | None) -> None:
+    def __init__(self, storage: Storage, dtype: DType | None, cls: Any = None) -> None:
         self.storage = storage
         self.dtype = dtype
+        self.cls = cls
 
 
 def storage_dtype(cls: Any) -> DType | None:

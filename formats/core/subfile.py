@@ -40,7 +40,9 @@ class SubFile(SourceFile):
 
     def _bounded(self, offset: int, length: int) -> Iterator[memoryview]:
         if offset < 0 or length < 0 or offset + length > self.size:
-            raise CorruptCheckpoint(f"ends at byte {self.size}, bytes {offset} to {offset + length} were expected", path=self.path)
+            raise CorruptCheckpoint(
+                f"ends at byte {self.size}, bytes {offset} to {offset + length} were expected", path=self.path
+            )
         return self.storage.chunks(offset, offset + length)
 
     def origin(self, offset: int) -> tuple[SourceFile, int] | None:

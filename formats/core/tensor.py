@@ -50,32 +50,23 @@ class TensorView:
         self.parameter = parameter
         self.conj = conj
         self.neg = neg
-        if len(shape) > MAX_DIMS:
-            raise LimitExceeded(f"tensor of {len(shape)} dimensions, at most {MAX_DIMS} are read")
-        numel = 1
-        for size in shape:
-            if type(size) is not int or size < 0:
-                raise CorruptCheckpoint(f"tensor size {size!r:.40} is not a count")
-            numel *= size
-        self.numel = numel
-        if strides is None:
-            strides = row_major(shape)
-        elif len(strides) != len(shape):
-            raise CorruptCheckpoint(f"tensor has {len(shape)} sizes but {len(strides)} strides")
-        self.strides = strides
+        known = _EXTENTS.get((shape, strides))
+        if known is None:
+            known = _extent(shape, strides)
+            if len(_EXTENTS) < 4096:
+                _EXTENTS[shape, strides] = known
+        elif known[3] is not shape or known[4] is not strides:
+            # Equal is not enough: (True, 2.0) equals (1, 2). The same objects come again with the next tensor.
+            known = _EXTENTS[shape, strides] = _extent(shape, strides)
+        self.numel, extent, self.strides = known[:3]
         if type(offset) is not int or offset < 0:
             raise CorruptCheckpoint(f"tensor offset {offset!r:.40} is not a count")
-        last = offset
-        for size, stride in zip(shape, strides, strict=True):
-            if type(stride) is not int or stride < 0:
-                raise CorruptCheckpoint(f"tensor stride {stride!r:.40} is not a count")
-            last += (size - 1) * stride
         held = storage.nbytes // dtype.itemsize
-        if numel and last >= held:
-            raise CorruptCheckpoint(f"tensor reaches element {last} of a storage that holds {held}")
-        if not numel and offset > held:
+        if offset + extent > held:
+            if self.numel:
+                raise CorruptCheckpoint(f"tensor reaches element {offset + extent - 1} of a storage that holds {held}")
             raise CorruptCheckpoint(f"empty tensor begins at element {offset} of a storage that holds {held}")
-        nbytes = numel * dtype.itemsize
+        nbytes = self.numel * dtype.itemsize
         if nbytes > EXPANSION_FLOOR and nbytes > MAX_EXPANSION * storage.nbytes:
             raise LimitExceeded(
                 f"tensor of {nbytes} bytes expanded from a storage of {storage.nbytes}, at most {MAX_EXPANSION} times is read"
@@ -197,6 +188,32 @@ class CompositeTensor:
 
     def __repr__(self) -> str:
         return f"CompositeTensor({self.kind}, {self.dtype.name}, {list(self.shape)})"
+
+
+_Shape = tuple[int, ...]
+_Extent = tuple[int, int, _Shape, _Shape, _Shape | None]
+# (shape, strides) → (numel, elements from the offset to the last one, strides, and the key's own objects): a model has few shapes
+# and many tensors.
+_EXTENTS: dict[tuple[_Shape, _Shape | None], _Extent] = {}
+
+
+def _extent(shape: _Shape, strides: _Shape | None) -> _Extent:
+    if len(shape) > MAX_DIMS:
+        raise LimitExceeded(f"tensor of {len(shape)} dimensions, at most {MAX_DIMS} are read")
+    numel = 1
+    for size in shape:
+        if type(size) is not int or size < 0:
+            raise CorruptCheckpoint(f"tensor size {size!r:.40} is not a count")
+        numel *= size
+    steps = row_major(shape) if strides is None else strides
+    if len(steps) != len(shape):
+        raise CorruptCheckpoint(f"tensor has {len(shape)} sizes but {len(steps)} strides")
+    last = 0
+    for size, stride in zip(shape, steps, strict=True):
+        if type(stride) is not int or stride < 0:
+            raise CorruptCheckpoint(f"tensor stride {stride!r:.40} is not a count")
+        last += (size - 1) * stride
+    return numel, last + 1 if numel else 0, steps, shape, strides
 
 
 AnyTensor = TensorView | CompositeTensor

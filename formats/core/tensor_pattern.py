@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from struct import Struct
 from typing import Any
 
 NAME = "torch._utils._rebuild_tensor_v2"
@@ -32,7 +33,7 @@ _PUT = rb"(?:q.|r.{4})"
 _INT = rb"(?:K.|M..|J.{4})"
 _TUPLE = rb"(\)|%b\x85|%b{2}\x86|%b{3}\x87|\(%b{4,64}t)(%b)?" % (_INT, _INT, _INT, _INT, _PUT)
 _RUN = re.compile(
-    rb"\(\((%b)(%b)" % (_GET, _GET)  # 'storage', storage class
+    rb"\(\((%b%b)" % (_GET, _GET)  # 'storage', storage class
     + rb"(?:X(.)\0\0\0([0-9]{1,20})(%b)|(%b))" % (_PUT, _GET)  # key, written out or used again
     + rb"(%b)(%b)t(%b)Q" % (_GET, _INT, _PUT)  # location, numel
     + rb"(%b)" % _INT  # offset
@@ -41,6 +42,7 @@ _RUN = re.compile(
     + rb"([\x88\x89])(%b)\)R(%b)t(%b)R(%b)" % (_GET, _PUT, _PUT, _PUT),  # requires_grad, OrderedDict(), …
     re.DOTALL,
 )
+_SLOTS = {count: Struct("<" + "xI" * count).unpack for count in range(4, 8)}
 
 
 def _number(raw: bytes) -> int:
@@ -69,51 +71,66 @@ class Step:
         self.persistent_load = persistent_load
         self.rebuild = rebuild
         self.shapes: dict[bytes, tuple[int, ...]] = {}
+        self.shared: dict[tuple[bytes, bytes, bytes], tuple[Any, Any]] = {}  # emptied when a memo slot is set again
         self.end = 0
 
-    def match(self, pos: int, _function: Any) -> Any:
+    def match(self, pos: int) -> Any:
         """The tensor described from byte ``pos``, or None where the bytes are no such run."""
         found = self.match_at(self.data, pos)
         if found is None:
             return None
-        (word, cls, length, key, key_put, key_get, location, numel, pid_put, offset, sizes, sizes_put, strides, strides_put, grad,
+        (opening, length, key, key_put, key_get, location, numel, pid_put, offset, sizes, sizes_put, strides, strides_put, grad,
          hooks, hooks_put, args_put, put) = found.groups()  # fmt: skip
+        # What all tensors of a kind share: storage class, location and the name of the hooks' type.
+        shared = self.shared.get((opening, location, hooks)) or self._shared(opening, location, hooks)
+        if shared is None:
+            return None
         memo = self.memo
         count = len(memo)
-        try:
-            values: list[Any] = [LAZY]
-            puts = [pid_put]
-            if key is not None:
-                if length[0] != len(key):
-                    return None
-                key = key.decode("ascii")
-                values.insert(0, key)
-                puts.insert(0, key_put)
-            else:
-                key = memo[_number(key_get)]
-            for one in (sizes_put, strides_put):
-                if one is not None:
-                    puts.append(one)
-                    values.append(LAZY)
-            puts += (hooks_put, args_put, put)
-            values += (LAZY, LAZY)
-            # Slots must follow each other from the first free one, as every pickler numbers them.
-            if list(map(_number, puts)) != list(range(count, count + len(puts))):
+        if key is not None:
+            if length[0] != len(key):
                 return None
-            if memo[_number(word)] != "storage" or getattr(memo[_number(hooks)], "text", "") != "collections.OrderedDict":
-                return None
-            pid = ("storage", memo[_number(cls)], key, memo[_number(location)], _number(numel))
-        except IndexError:
+            key = key.decode("ascii")
+            puts, values = (key_put, pid_put), [key, LAZY]
+        else:
+            slot = _number(key_get)
+            key = memo[slot] if slot < count else None
+            puts, values = (pid_put,), [LAZY]
+        if sizes_put is not None:
+            puts += (sizes_put,)
+            values.append(LAZY)
+        if strides_put is not None:
+            puts += (strides_put,)
+            values.append(LAZY)
+        puts += (hooks_put, args_put, put)
+        # Slots must follow each other from the first free one, as every pickler numbers them.
+        raw = b"".join(puts)
+        slots = _SLOTS[len(puts)](raw) if len(raw) == 5 * len(puts) else tuple(map(_number, puts))
+        if slots[0] != count or slots != tuple(range(count, count + len(slots))):
             return None
-        if LAZY in pid:
+        if key is LAZY:
             raise SharedPart
-        tensor = self.rebuild(
-            (self.persistent_load(pid), _number(offset), self._tuple(sizes), self._tuple(strides), grad == b"\x88", None)
-        )
+        storage = self.persistent_load(("storage", shared[0], key, shared[1], _number(numel)))
+        shape = self.shapes.get(sizes) or self._tuple(sizes)
+        stride = self.shapes.get(strides) or self._tuple(strides)
+        tensor = self.rebuild((storage, 0 if offset == b"K\0" else _number(offset), shape, stride, grad == b"\x88", None))
+        values += (LAZY, LAZY, tensor)
         memo.extend(values)
-        memo.append(tensor)
         self.end = found.end()
         return tensor
+
+    def _shared(self, opening: bytes, location: bytes, hooks: bytes) -> tuple[Any, Any] | None:
+        memo, cut = self.memo, 2 if opening[:1] == b"h" else 5
+        slots = [_number(raw) for raw in (opening[:cut], opening[cut:], location, hooks)]
+        if max(slots) >= len(memo):
+            return None
+        word, cls, place, of_hooks = (memo[slot] for slot in slots)
+        if LAZY in (word, cls, place):
+            raise SharedPart
+        if word != "storage" or getattr(of_hooks, "text", "") != "collections.OrderedDict":
+            return None
+        found = self.shared[opening, location, hooks] = (cls, place)
+        return found
 
     def _tuple(self, raw: bytes) -> tuple[int, ...]:
         """The numbers of a tuple's opcodes. The same few shapes come again and again."""

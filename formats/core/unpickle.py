@@ -124,6 +124,8 @@ class _Evaluator(Inert):
                     memo.append(stack[-1])
                 elif slot < count:
                     memo[slot] = stack[-1]
+                    if step is not None:
+                        step.shared.clear()
                 else:  # slots need not follow each other, though every pickler numbers them so
                     far[slot] = stack[-1]
                     objects += 1
@@ -145,7 +147,7 @@ class _Evaluator(Inert):
                     raise SharedPart
                 if step is not None and not far and value.__class__ is Global and value.text == tensor_pattern.NAME:
                     self.pos = pos
-                    made = step.match(pos, value)
+                    made = step.match(pos)
                     if made is not None:
                         self.called[value.text] = self.called.get(value.text, 0) + 1
                         objects += 4

@@ -6,10 +6,13 @@ could be read in two ways is refused: bytes before or after the archive, names t
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from formats.core.errors import CorruptCheckpoint, LimitExceeded, Unsupported
 from formats.core.files import PIECE, SourceFile
@@ -19,6 +22,7 @@ _END = struct.Struct("<4s4H2LH")
 _END64_PLACE = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
+_CENTRAL_PLACES = struct.Struct("<4s4xH10x2L4H6xL")  # the same entry: flags, sizes, lengths, disk, header
 _LOCAL = struct.Struct("<4s5H3L2H")
 MAX_DIRECTORY = 256 << 20  # bytes of central directory
 # Weights deflate by less than 2 : 1; a large member of nothing but zeros is there to fill a disk.
@@ -39,6 +43,7 @@ class Member(NamedTuple):
     flags: int
     mode: int
     raw_name: bytes
+    entry: int  # byte offset in the directory
 
 
 class ZipDirectory:
@@ -46,12 +51,14 @@ class ZipDirectory:
 
     def __init__(self, file: SourceFile) -> None:
         self.file = file
-        self.members: dict[str, Member] = {}
+        # name → where in the directory its entry is: 100,000 members as objects would take 50 MB
+        self.members: dict[str, int] = {}
         start, length, count = self._find()
         if length > MAX_DIRECTORY:
             raise LimitExceeded(f"ZIP directory of {length} bytes, at most {MAX_DIRECTORY} are read", path=file.path)
         self.directory_at = start
-        self._parse(file.read(start, length), count)
+        self._data = file.read(start, length)
+        self._parse(self._data, count)
 
     # -- the directory -------------------------------------------------------------------------------------------------------------
     def _find(self) -> tuple[int, int, int]:
@@ -86,40 +93,70 @@ class ZipDirectory:
         return start, length, count
 
     def _parse(self, data: bytes, count: int) -> None:
-        members, at, spans = self.members, 0, []
-        unpack, fixed = _CENTRAL.unpack_from, _CENTRAL.size
+        members, at, unpack, fixed = self.members, 0, _CENTRAL_PLACES.unpack_from, _CENTRAL.size
+        starts, stops = array("Q"), array("Q")
         while at + fixed <= len(data):
-            (signature, made_by, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, disk, _, attributes,
-             header) = unpack(data, at)  # fmt: skip
+            signature, flags, packed, size, name_len, extra_len, comment_len, disk, header = unpack(data, at)
             if signature != b"PK\x01\x02":
                 break
-            name_at = at + fixed
+            entry, name_at = at, at + fixed
             at = name_at + name_len + extra_len + comment_len
             if at > len(data):
                 raise self._corrupt("has a directory that is cut short")
-            raw = data[name_at : name_at + name_len]
-            name = self._name(raw, flags)
+            name = self._name(data[name_at : name_at + name_len], flags)
             if packed == 0xFFFFFFFF or size == 0xFFFFFFFF or header == 0xFFFFFFFF or disk == 0xFFFF:
                 extra = data[name_at + name_len : name_at + name_len + extra_len]
                 size, packed, header, disk = self._zip64(extra, size, packed, header, disk, name)
+                if max(header, packed, size) >= 1 << 62:
+                    raise self._corrupt(f"declares {max(header, packed, size)} bytes for member {name!r:.100}")
             if disk:
                 raise self._corrupt(f"places member {name!r:.100} on disk {disk}")
             if name in members:
                 raise self._corrupt(f"holds member {name!r:.100} twice")
-            mode = attributes >> 16 if made_by >> 8 == 3 else 0
-            members[name] = Member(name, header, packed, size, crc, method, flags, mode, raw)
-            spans.append((header, header + _LOCAL.size + name_len + packed, name))
+            members[name] = entry
+            starts.append(header)
+            stops.append(header + _LOCAL.size + name_len + packed)
         if at != len(data) or len(members) != count:
             raise self._corrupt(f"has {len(members)} directory entries in {at} of {len(data)} bytes, where it declares {count}")
-        spans.sort()
-        self._next: dict[int, int] = {}
-        for index, (start, stop, name) in enumerate(spans):
-            bound = spans[index + 1][0] if index + 1 < len(spans) else self.directory_at
-            if stop > bound:
-                raise self._corrupt(f"has member {name!r:.100} at bytes {start} to {stop}, over what begins at {bound}")
-            self._next[start] = bound
-        if spans and spans[0][0] != 0:
-            raise self._corrupt(f"has {spans[0][0]} bytes before its first member")
+        self._starts = self._in_order(starts, stops)
+
+    def _in_order(self, starts: array[int], stops: array[int]) -> array[int]:
+        """The offsets of all local headers, sorted. Raises where entries overlap or something stands before the first."""
+        last = 0
+        if all(a < b for a, b in itertools.pairwise(starts)):
+            order: Any = range(len(starts))
+        else:
+            order = sorted(range(len(starts)), key=starts.__getitem__)
+        for index in order:
+            if starts[index] < last:
+                name = list(self.members)[index]
+                raise self._corrupt(f"has member {name!r:.100} at byte {starts[index]}, inside what goes on to byte {last}")
+            last = stops[index]
+        if last > self.directory_at:
+            raise self._corrupt(f"has members up to byte {last}, beyond its directory at {self.directory_at}")
+        found = array("Q", [starts[i] for i in order])
+        if found and found[0] != 0:
+            raise self._corrupt(f"has {found[0]} bytes before its first member")
+        return found
+
+    def member(self, name: str) -> Member:
+        """The entry called ``name``. Raises `CorruptCheckpoint` where there is none."""
+        at = self.members.get(name)
+        if at is None:
+            raise self._corrupt(f"has no member {name!r:.100}, which it refers to")
+        return self.entry(at, name)
+
+    def entry(self, at: int, name: str = "") -> Member:
+        (_, made_by, _, flags, method, _, _, crc, packed, size, name_len, extra_len, _, disk, _, attributes, header) = (
+            _CENTRAL.unpack_from(self._data, at)
+        )
+        name_at = at + _CENTRAL.size
+        if packed == 0xFFFFFFFF or size == 0xFFFFFFFF or header == 0xFFFFFFFF or disk == 0xFFFF:
+            extra = self._data[name_at + name_len : name_at + name_len + extra_len]
+            size, packed, header, disk = self._zip64(extra, size, packed, header, disk, name)
+        mode = attributes >> 16 if made_by >> 8 == 3 else 0
+        raw = self._data[name_at : name_at + name_len]
+        return Member(name or self._name(raw, flags), header, packed, size, crc, method, flags, mode, raw, at)
 
     def _zip64(self, extra: bytes, size: int, packed: int, header: int, disk: int, name: str) -> tuple[int, int, int, int]:
         at = 0
@@ -153,9 +190,7 @@ class ZipDirectory:
     # -- the members ---------------------------------------------------------------------------------------------------------------
     def storage(self, name: str, location: str = "cpu") -> Storage:
         """The bytes of member ``name``; nothing is read until they are asked for."""
-        member = self.members.get(name)
-        if member is None:
-            raise self._corrupt(f"has no member {name!r:.100}, which it refers to")
+        member = self.member(name)
         if name.endswith("/") or member.mode & 0o170000 not in (0, 0o100000):
             raise self._corrupt(f"has member {name!r:.100} that is no plain file")
         if member.flags & 0x2041:
@@ -191,7 +226,7 @@ class ZipDirectory:
                 f"ZIP member {name!r:.100} of {storage.nbytes} bytes, at most {limit} are read", path=self.file.path
             )
         data = read_all(storage)
-        crc = self.members[name].crc
+        crc = self.member(name).crc
         if crc and zlib.crc32(data) != crc:
             raise self._corrupt(f"has member {name!r:.100} with CRC-32 {zlib.crc32(data):08x}, expected {crc:08x}")
         return data
@@ -217,7 +252,9 @@ class ZipDirectory:
                     f"gives member {member.name!r:.100} the {what} {local} in its header and {central} in its directory"
                 )
         start = member.header + _LOCAL.size + name_len + extra_len
-        if start + member.packed > self._next[member.header]:
+        following = bisect_right(self._starts, member.header)
+        bound = self._starts[following] if following < len(self._starts) else self.directory_at
+        if start + member.packed > bound:
             raise self._corrupt(f"has member {member.name!r:.100} running into the next one")
         return start
 
@@ -225,27 +262,28 @@ class ZipDirectory:
 class StoredMember:
     """An entry kept as it is: a plain range of the file, found when first used."""
 
-    __slots__ = ("_start", "archive", "location", "member", "nbytes")
+    __slots__ = ("_start", "archive", "entry", "header", "location", "nbytes")
 
     def __init__(self, archive: ZipDirectory, member: Member, location: str) -> None:
         self.archive = archive
-        self.member = member
+        self.entry = member.entry
+        self.header = member.header
         self.location = location
         self.nbytes = member.size
         self._start = -1
 
     def order(self) -> tuple[SourceFile, int]:
         """About where the bytes are, without a read: for visiting many storages in the file's order."""
-        return self.archive.file, self.member.header
+        return self.archive.file, self.header
 
     def plain_span(self) -> tuple[SourceFile, int]:
         if self._start < 0:
-            self._start = self.archive.data_start(self.member)
+            self._start = self.archive.data_start(self.archive.entry(self.entry))
         return self.archive.file, self._start
 
     def stored_crc(self) -> int | None:
         """The CRC-32 that the archive gives for all bytes; None where the writer left it out (0)."""
-        return self.member.crc or None
+        return self.archive.entry(self.entry).crc or None
 
     def chunks(self, start: int, stop: int) -> Iterator[memoryview]:
         file, at = self.plain_span()

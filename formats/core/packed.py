@@ -10,10 +10,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from formats.core.errors import CorruptCheckpoint, Unsupported
-from formats.core.storage import Storage
+from formats.core.storage import BytesStorage, Storage, plain_span
 
 if TYPE_CHECKING:
     from formats.core.tensor import TensorView
@@ -22,7 +22,7 @@ SMALL_BLOCK = 1 << 20  # bytes of output made at once where a block's source lie
 BLOCK = 16 << 20  # … and where it is scattered: longer runs, fewer reads
 WINDOW = 16 << 20  # bytes of source held at once
 GAP = 8 << 10  # bytes: reading through a smaller gap is cheaper than a second read
-_FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+FORMATS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _FLIP_SIGN = bytes(byte ^ 0x80 for byte in range(256))
 # No sign bit, two values a byte, or a sign bit that makes NaN of zero.
 _NO_NEGATIVE = frozenset({"float8_e8m0fnu", "float4_e2m1fn_x2", "float8_e4m3fnuz", "float8_e5m2fnuz"})
@@ -109,7 +109,7 @@ class Packed:
         elif view.neg and view.dtype.kind == "float":
             signs = {width - 1}
         elif view.neg:  # two's complement
-            values = array(_FORMATS[width], bytes(block))
+            values = array(FORMATS[width], bytes(block))
             mask = (1 << 8 * width) - 1
             block[:] = memoryview(array(values.typecode, [-value & mask for value in values])).cast("B")
         for at in signs:
@@ -137,12 +137,10 @@ class _Source:
     def __init__(self, storage: Storage, item: int) -> None:
         self.storage = storage
         self.item = item
-        # A storage whose every read begins at its beginning (a deflated record) is read forward, through any gap.
-        self.sequential = bool(getattr(storage, "sequential", False))
+        # What is no plain range of a file (a deflated record) is read forward only, through any gap.
+        self.sequential = not _random_access(storage)
         self.gap = storage.nbytes if self.sequential else GAP
         self.kept: tuple[int, memoryview] | None = None
-        self.forward: tuple[int, Iterator[memoryview]] | None = None  # (byte after the last piece, where the pieces come from)
-        self.rest = memoryview(b"")
 
     def keep(self, base: int, dims: list[Dim]) -> None:
         """Read the window's whole range once where it is small: blocks of expanded or overlapping windows share their source."""
@@ -150,15 +148,15 @@ class _Source:
         if extent * self.item <= WINDOW:
             window = memoryview(bytearray(extent * self.item))
             self._read(base, window)
-            self.kept = base, window.cast(_FORMATS[self.item])
+            self.kept = base, window.cast(FORMATS[self.item])
 
     def fill(self, block: bytearray, base: int, dims: list[Dim]) -> None:
         """Write the box of ``dims`` that begins at item ``base`` into ``block``."""
-        target = memoryview(block).cast(_FORMATS[self.item])
+        target = memoryview(block).cast(FORMATS[self.item])
         dims = [d for d in dims if d.size != 1]
         if self.kept is not None:
             first, window = self.kept
-            _copy(target, 0, window, base - first, dims)
+            copy_box(target, 0, window, base - first, dims)
             return
         todo = [(0, base, dims)]
         while todo:
@@ -169,7 +167,7 @@ class _Source:
                 held *= d.size
             if held * self.item <= WINDOW or not dims:
                 window, gathered = self._gather(base, together, apart, extent)
-                _copy(target, into, window, 0, gathered)
+                copy_box(target, into, window, 0, gathered)
                 continue
             # Too much to hold: take the widest dimension in parts (in reverse, since the last is done first).
             widest = max(apart or together, key=lambda d: d.stride)
@@ -205,39 +203,28 @@ class _Source:
             begin = base + sum(i * d.stride for i, d in zip(index, reversed(apart), strict=True))
             self._read(begin, raw[at : at + width])
             at += width
-        return raw.cast(_FORMATS[self.item]), together + moved
+        return raw.cast(FORMATS[self.item]), together + moved
 
     def _read(self, base: int, into: memoryview) -> None:
         """Fill ``into`` with the bytes from item ``base``."""
         start = base * self.item
         done, stop = 0, start + len(into)
-        for piece in self._onward(start, stop) if self.sequential else self.storage.chunks(start, stop):
+        for piece in self.storage.chunks(start, stop):
             into[done : done + len(piece)] = piece
             done += len(piece)
         if done != len(into):
             raise CorruptCheckpoint(f"storage gave {done} bytes where {len(into)} were asked for")
 
-    def _onward(self, start: int, stop: int) -> Iterator[memoryview]:
-        """``chunks`` of a sequential storage that goes on from the last piece where it can."""
-        if self.forward is None or self.forward[0] - len(self.rest) > start:
-            self.forward, self.rest = (start, self.storage.chunks(start, self.storage.nbytes)), memoryview(b"")
-        end, pieces = self.forward
-        while True:
-            begin = end - len(self.rest)
-            if end > start:
-                piece = self.rest[max(start - begin, 0) : stop - begin]
-                yield piece
-                start = begin + max(start - begin, 0) + len(piece)
-            if start >= stop:
-                return
-            self.rest = next(pieces, memoryview(b""))
-            if not self.rest:
-                return
-            end += len(self.rest)
-            self.forward = end, pieces
+
+def _random_access(storage: Storage) -> bool:
+    """Whether reading a little anywhere costs little: a range of a file or of memory, swapped or not."""
+    base: Any = storage
+    while (inner := getattr(base, "inner", None)) is not None:
+        base = inner
+    return isinstance(base, BytesStorage) or plain_span(base) is not None
 
 
-def _copy(target: memoryview, into: int, source: memoryview, base: int, dims: list[Dim]) -> None:
+def copy_box(target: memoryview, into: int, source: memoryview, base: int, dims: list[Dim]) -> None:
     """``target[into + Σ i·step] = source[base + Σ i·stride]`` for all indices of the box, in runs along one dimension."""
     if not dims:
         target[into] = source[base]

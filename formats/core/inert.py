@@ -136,7 +136,8 @@ class Inert:
         """Hashing must be safe: C code hashes nested tuples by recursion and without memory of what it has seen."""
         if isinstance(key, (tuple, frozenset)):
             self.colliding += 1
-            count, todo = 0, [key]
+            count = 0
+            todo: list[Any] = [key]
             while todo:
                 part = todo.pop()
                 count += 1

@@ -67,7 +67,7 @@ def _array(archive: ZipDirectory, name: str) -> Any:
         raise CorruptCheckpoint(
             f"{header.dtype.name} of shape {_shown(header.shape)} needs {nbytes} bytes, {member.nbytes - start} follow its header"
         )
-    whole = archive.members[name].crc
+    whole = archive.member(name).crc
     data: Storage = ArrayData(member, start, crc.tail(whole, zlib.crc32(head), nbytes) if whole else None)
     if header.big and header.dtype.swap > 1:
         data = Swapped(data, header.dtype.swap)

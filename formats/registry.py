@@ -38,6 +38,7 @@ ROWS: tuple[Format, ...] = (
     ),
     Format("torch-save", "torch.save, ZIP container", "formats.torch_save", (".pth",), reads=False, writes=True, targets=("pth",)),
     Format("pth-tar", "training checkpoint", "formats.pth_tar", (".pth.tar",), reads=False, writes=True, targets=("pth.tar",)),
+    Format("onnx", "ONNX model: its initializers", "formats.onnx", heads=(b"\x08",)),
     Format("npz", "NumPy .npz", "formats.npz", heads=_ZIP),
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from formats.core.errors import CorruptCheckpoint, LimitExceeded, Unsupported
+from formats.core.errors import CorruptCheckpoint, LimitExceeded, UnknownFormat, Unsupported
 from formats.core.files import PIECE, SourceFile
 from formats.core.storage import BytesStorage, Storage, read_all
 
@@ -194,8 +194,8 @@ class ZipDirectory:
         if name.endswith("/") or member.mode & 0o170000 not in (0, 0o100000):
             raise self._corrupt(f"has member {name!r:.100} that is no plain file")
         if member.flags & 0x2041:
-            raise Unsupported(
-                f"ZIP member {name!r:.100} is encrypted", path=self.file.path, hint="unpack it with its password first"
+            raise UnknownFormat(
+                f"is a ZIP archive with a password (member {name!r:.100})", path=self.file.path, hint="unpack it with its password first"
             )
         if member.method == STORED:
             if member.packed != member.size:

@@ -1,0 +1,69 @@
+"""How much of a cut-off ZIP is missing, as far as what is left says so.
+
+The directory of a ZIP stands at its end, so a download that broke off has none; but torch writes the pickle first, and the pickle
+says how many bytes each storage has.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from formats.core.errors import CheckpointError, CorruptCheckpoint
+from formats.core.files import SourceFile
+from formats.core.rebuild import storage_dtype
+from formats.core.unpickle import unpickle
+
+_LOCAL = struct.Struct("<4s5H3L2H")
+_MOST = 16 << 20  # bytes of a pickle that are looked at
+_AGAIN = "the download or the copy broke off: fetch it again"
+
+
+def truncated_zip(file: SourceFile) -> CheckpointError | None:
+    """The error for a ZIP without its end; None where the end is there and something else is wrong."""
+    tail = file.read(max(file.size - 65557, 0), min(65557, file.size))
+    if b"PK\x05\x06" in tail:
+        return None
+    wanted = _declared(file)
+    if wanted is not None and wanted > file.size:
+        missing = f"at least {wanted - file.size} of {wanted} bytes are missing"
+        return CorruptCheckpoint(f"is a ZIP archive that is cut off: {missing}", hint=_AGAIN)
+    return CorruptCheckpoint(f"is a ZIP archive that is cut off: it has no end after {file.size} bytes", hint=_AGAIN)
+
+
+def _declared(file: SourceFile) -> int | None:
+    """Bytes that the archive needs at least: up to the end of the last member whose header is there, and torch's storages."""
+    at, least = 0, None
+    for _ in range(100_000):
+        if at + _LOCAL.size > file.size:
+            return least
+        signature, _, flags, method, _, _, _, packed, _, name_length, extra_length = _LOCAL.unpack(file.read(at, _LOCAL.size))
+        if signature != b"PK\x03\x04":
+            return least
+        start = at + _LOCAL.size + name_length + extra_length
+        if start > file.size:
+            return start
+        name = file.read(at + _LOCAL.size, name_length)
+        if name.rpartition(b"/")[2] == b"data.pkl" and method == 0:
+            return max(least or 0, start + _storages(file, start))
+        if (flags & 8 and not packed) or packed == 0xFFFFFFFF:
+            return least  # sizes stand behind the data, or in the directory that is missing
+        least = at = start + packed
+    return least
+
+
+def _storages(file: SourceFile, start: int) -> int:
+    """Bytes of the pickle at ``start`` and of all storages that it names; 0 where the pickle itself is cut off."""
+    sizes: dict[Any, int] = {}
+
+    def load(pid: Any) -> None:
+        if type(pid) is tuple and len(pid) == 5 and type(pid[4]) is int and isinstance(pid[2], str):
+            dtype = storage_dtype(pid[1])
+            sizes[pid[2]] = max(pid[4], 0) * (dtype.itemsize if dtype else 1)
+
+    data = file.read(start, min(file.size - start, _MOST))
+    try:
+        end = unpickle(data, persistent_load=load).end
+    except CheckpointError:
+        return 0
+    return end + sum(sizes.values())

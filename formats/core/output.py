@@ -21,7 +21,9 @@ from formats.core.layout import Layout
 from formats.core.streaming import Observe, Streamed, check_cover, source_file, stream, write_at
 
 TEMPORARY_SUFFIX = ".ckpt-tmp"  # of the hidden files that a killed run leaves behind
-_OPEN = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_OPEN = (
+    os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+)
 # Errors that say "not here" of the place rather than "the device failed".
 _PLACE_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 
@@ -100,7 +102,9 @@ def check_output(path: Path, *, force: bool = False, sources: Iterable[SourceFil
         if any(file.identity[:2] == (found.st_dev, found.st_ino) for file in sources):
             raise OutputError("is the source itself, which is never changed", path=path, hint="name another output")
         if stat.S_ISLNK(found.st_mode):
-            raise OutputError(f"is a link to {os.readlink(path)}, which is never replaced", path=path, hint="name the file itself")
+            raise OutputError(
+                f"is a link to {os.readlink(path)}, which is never replaced", path=path, hint="name the file itself"
+            )
         if stat.S_ISDIR(found.st_mode):
             raise OutputError("is a folder", path=path, hint="name a file in it")
         if not stat.S_ISREG(found.st_mode):
@@ -128,7 +132,9 @@ def _shifted(observe: Observe | None, before: int, total: int) -> Observe | None
     return lambda done, _: observe(before + done, total)
 
 
-def _write(layout: Layout, temporary: _Temporary, old: os.stat_result | None, verify: bool, observe: Observe | None) -> list[int | None]:
+def _write(
+    layout: Layout, temporary: _Temporary, old: os.stat_result | None, verify: bool, observe: Observe | None
+) -> list[int | None]:
     """Fill one temporary and leave it flushed and closed."""
     try:
         temporary.create(None if old is None else stat.S_IMODE(old.st_mode) & 0o777)
@@ -268,7 +274,9 @@ class _Temporary:
 
     def reopen(self) -> int:
         """A second, independent descriptor, for reading back."""
-        fd = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0))
+        fd = os.open(
+            self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        )
         self._readers.append(fd)
         if os.name != "nt" and not os.path.samestat(os.fstat(fd), os.fstat(self.fd)):
             raise ParityFailed("the temporary file was replaced while it was written")

@@ -243,8 +243,10 @@ def copy_box(target: memoryview, into: int, source: memoryview, base: int, dims:
             if stride:
                 target[there : there + step_stop : step] = source[here : here + stride_stop : stride]
             else:
-                target[there : there + step_stop : step] = memoryview(source[here : here + 1].tobytes() * size).cast(
-                    source.format
-                )
+                target[there : there + step_stop : step] = _repeated(source[here : here + 1], size)
             here += last.stride
             there += last.step
+
+
+def _repeated(item: memoryview, count: int) -> memoryview:
+    return memoryview(item.tobytes() * count).cast(FORMATS[item.itemsize])

@@ -1,0 +1,166 @@
+"""safetensors: eight bytes of header length, a JSON header, then the tensors' bytes without gaps.
+
+Source: https://github.com/huggingface/safetensors (README, section "Format") and ``safetensors/src/tensor.rs`` of 0.8, whose order and
+header the writer reproduces byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from formats.core.checkpoint import Checkpoint, Content
+from formats.core.composites import DESCRIPTION, rebuild
+from formats.core.dtype import BY_SAFETENSORS
+from formats.core.errors import CorruptCheckpoint, LimitExceeded, Unsupported
+from formats.core.files import SourceFile
+from formats.core.layout import Data, Layout, Literal
+from formats.core.probe import Probe
+from formats.core.protocol import Capabilities, Match
+from formats.core.safetensors_header import Header
+from formats.core.storage import FileSpan
+from formats.core.tensor import MAX_DIMS, AnyTensor, CompositeTensor, TensorView
+
+MAX_HEADER = 100_000_000  # bytes, the specification's own limit
+
+# The official writer sorts by this order of dtypes, last first (Rust's derived order of the enum), then by name.
+_ORDER = (
+    "BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I16", "U16", "F16",
+    "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64",
+)  # fmt: skip
+_RANK = {name: -rank for rank, name in enumerate(_ORDER)}
+_WITHOUT_TORCH = frozenset({"F6_E2M3", "F6_E3M2"})
+
+CAPABILITIES = Capabilities(dtypes=frozenset(dtype.name for dtype in BY_SAFETENSORS.values()), metadata=True)
+
+
+def sniff(probe: Probe) -> Match:
+    if probe.folder:
+        return Match.NO
+    length = int.from_bytes(probe.head[:8], "little")
+    if probe.head[8:9] == b"{" and 2 <= length <= min(MAX_HEADER, probe.size - 8):
+        return Match.CERTAIN
+    return Match.SUFFIX if probe.path.suffix == ".safetensors" else Match.NO
+
+
+def read(path: Path) -> Checkpoint:
+    """The tensors of the file at ``path`` under their names, in the header's order; the text under ``__metadata__`` as metadata.
+
+    Raises `CorruptCheckpoint` where the header breaks the format: duplicate names, gaps, overlaps, sizes that do not fit.
+    """
+    return read_file(SourceFile(path))
+
+
+def read_file(file: SourceFile) -> Checkpoint:
+    """The same from an open file."""
+    if file.size < 8:
+        raise CorruptCheckpoint(f"has {file.size} bytes, a safetensors file begins with 8 bytes of header length", path=file.path)
+    length = int.from_bytes(file.read(0, 8), "little")
+    if length > MAX_HEADER:
+        raise LimitExceeded(f"safetensors header of {length} bytes, at most {MAX_HEADER} are allowed", path=file.path)
+    if length + 8 > file.size:
+        raise CorruptCheckpoint(f"safetensors header of {length} bytes in a file of {file.size}", path=file.path)
+    header = Header(file.read(8, length))
+    header.parse()
+    start = 8 + length
+    _check_ranges(header, file.size - start)
+    tensors: dict[str, TensorView] = {}
+    for name, (dtype, shape, begin, end) in header.tensors.items():
+        tensors[name] = _view(name, dtype, shape, FileSpan(file, start + begin, end - begin))
+    metadata: dict[str, Any] = {"container": "safetensors"}
+    tree: Any = tensors
+    if header.metadata is not None:
+        metadata["__metadata__"] = header.metadata
+        if DESCRIPTION in header.metadata:
+            tree = rebuild(tensors, header.metadata[DESCRIPTION])
+    return Checkpoint(file.path, "safetensors", tree, metadata=metadata, files=[file])
+
+
+def _check_ranges(header: Header, held: int) -> None:
+    """Every byte after the header belongs to exactly one tensor."""
+    at = 0
+    for name, (_, _, begin, end) in sorted(header.tensors.items(), key=lambda item: item[1][2:]):
+        if begin != at or end < begin:
+            raise CorruptCheckpoint(f"safetensors tensor {name!r:.200} has bytes {begin} to {end}, where byte {at} is next")
+        at = end
+    if at != held:
+        raise CorruptCheckpoint(f"safetensors header describes {at} bytes of tensors, the file has {held}")
+
+
+def _view(name: str, dtype: str, shape: tuple[int, ...], span: FileSpan) -> TensorView:
+    found = BY_SAFETENSORS.get(dtype)
+    if found is None:
+        if dtype in _WITHOUT_TORCH:
+            raise Unsupported(f"safetensors tensor {name!r:.200} has dtype {dtype}, which torch does not have")
+        raise CorruptCheckpoint(f"safetensors tensor {name!r:.200} has dtype {dtype}, which the format does not define")
+    if dtype == "F4":  # the format counts the 4-bit values, torch counts pairs of them
+        if not shape or shape[-1] % 2:
+            raise Unsupported(f"safetensors tensor {name!r:.200} has dtype F4 and shape {list(shape)}: torch holds pairs only")
+        shape = (*shape[:-1], shape[-1] // 2)
+    if len(shape) > MAX_DIMS:
+        raise LimitExceeded(f"safetensors tensor {name!r:.200} has {len(shape)} dimensions, at most {MAX_DIMS} are read")
+    expected = found.itemsize
+    for size in shape:
+        expected *= size
+    if expected != span.nbytes:
+        raise CorruptCheckpoint(
+            f"safetensors tensor {name!r:.200} of {dtype} {list(shape)!s:.100} takes {expected!s:.40} bytes, "
+            f"its data_offsets span {span.nbytes}"
+        )
+    return TensorView(found, shape, span)
+
+
+def plan(content: Content, options: Mapping[str, Any]) -> list[Layout]:
+    """One file as ``safetensors.torch.save_file`` writes it; metadata in the order of its keys, so that equal input gives equal bytes.
+
+    Raises `Unsupported`, naming the tensor, for what the format has no place for.
+    """
+    tensors = [(name, _held(name, tensor)) for name, tensor in content.model.tensors.items()]
+    tensors.sort(key=lambda entry: (_RANK[str(entry[1].dtype.safetensors)], entry[0]))
+    parts: list[str] = []
+    data: list[Data] = []
+    if content.metadata:
+        texts = {key: content.metadata[key] for key in sorted(content.metadata)}
+        parts.append(f'"__metadata__":{json.dumps(texts, ensure_ascii=False, separators=(",", ":"))}')
+    at = 0
+    for name, tensor in tensors:
+        shape = tensor.shape
+        if tensor.dtype.safetensors == "F4":
+            shape = (*shape[:-1], 2 * shape[-1])
+        sizes = ",".join(map(str, shape))
+        parts.append(
+            f'{json.dumps(name, ensure_ascii=False)}:{{"dtype":"{tensor.dtype.safetensors}","shape":[{sizes}],'
+            f'"data_offsets":[{at},{at + tensor.nbytes}]}}'
+        )
+        data.append(Data(at, tensor.row_major(), name))
+        at += tensor.nbytes
+    try:
+        header = f"{{{','.join(parts)}}}".encode()
+    except UnicodeEncodeError as error:
+        raise Unsupported(f"metadata is no Unicode text ({error.reason}), which safetensors cannot hold") from error
+    header += b" " * (-len(header) % 8)
+    if len(header) > MAX_HEADER:
+        raise Unsupported(f"safetensors header of {len(header)} bytes, at most {MAX_HEADER} are allowed", hint="write shards")
+    start = 8 + len(header)
+    for segment in data:
+        segment.offset += start
+    return [Layout(start + at, [Literal(0, len(header).to_bytes(8, "little") + header)], data)]
+
+
+def _held(name: str, tensor: AnyTensor) -> TensorView:
+    """The tensor, where the format can hold it under this name."""
+    if isinstance(tensor, CompositeTensor):
+        raise Unsupported(f"tensor {name!r:.200} is {tensor.kind}, which safetensors cannot hold as it is")
+    if tensor.dtype.safetensors is None:
+        raise Unsupported(f"tensor {name!r:.200} has dtype {tensor.dtype.name}, which safetensors does not have")
+    if name == "__metadata__":
+        raise Unsupported("a tensor is named '__metadata__', which safetensors keeps for its metadata", hint="rename it")
+    if tensor.dtype.safetensors == "F4" and not tensor.shape:
+        raise Unsupported(f"tensor {name!r:.200} is a single pair of 4-bit floats, which safetensors cannot count")
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise Unsupported(f"tensor name {name!r:.200} is no Unicode text, which safetensors needs", hint="rename it") from None
+    return tensor

@@ -118,7 +118,9 @@ def candidates(checkpoint: Checkpoint) -> list[Candidate]:
         # Perhaps the model stands under a name that is usually something else (a perceptual loss is a model, too).
         best = _search(tree, by_name=False)
     if not best or _only_bare(best):
-        best = _fallback(tree) or best
+        everything = _fallback(tree)
+        if len(best) != 1 or (everything and everything[0].tensors > best[0].tensors):
+            best = everything or best
     for candidate in best:
         if EMA.search(candidate.path.lower()):
             candidate.role = "ema"
@@ -134,9 +136,9 @@ def _search(tree: Any, *, by_name: bool) -> list[Candidate]:
 
 
 def _only_bare(found: list[Candidate]) -> bool:
-    """Whether several small mappings inside sequences are all there is: parts of one thing, not models."""
-    return len(found) > 1 and all(
-        c.kind != "module" and not _is_state_dict(c.node) and not any(isinstance(k, str) and "." in k for k in c.node)
+    """Whether small mappings inside sequences are all there is: parts of one thing, not models."""
+    return all(
+        c.kind != "module" and not _is_state_dict(c.node) and not any(isinstance(k, str) and "." in k for k, _ in entries(c.node))
         and any(part.isdecimal() for part in c.path.split("."))
         for c in found
     )  # fmt: skip
@@ -186,7 +188,7 @@ def _merge_nested(path: str, node: Any, below: list[Candidate]) -> list[Candidat
     for candidate in below:
         if candidate.kind == "module" or _is_state_dict(candidate.node):
             return below
-        if candidate.kind != "nested dicts" and any(isinstance(k, str) and "." in k for k in candidate.node):
+        if candidate.kind != "nested dicts" and any(isinstance(k, str) and "." in k for k, _ in entries(candidate.node)):
             return below
         if candidate.tensors > 8 and candidate.kind != "nested dicts":
             return below

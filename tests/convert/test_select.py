@@ -190,7 +190,7 @@ def test_deep_and_shared_and_self_holding_trees_end(tmp_path: Path) -> None:
     for _ in range(40):  # 2^40 names if every way were walked
         shared = {"a": shared, "b": shared}
     with pytest.raises(LimitExceeded, match="nested containers"):
-        chosen(tmp_path, {"fc.weight": torch.ones(9), "shared": shared})
+        chosen(tmp_path, {"fc.weight": torch.ones(9), "fc.bias": torch.ones(9), "shared": shared})
     assert list(chosen(tmp_path, shared)[0].state_dict.tensors) == ["weight"]
     holder: Any = {"weight": torch.ones(1)}
     holder["me"] = holder

@@ -32,12 +32,14 @@ ROWS: tuple[Format, ...] = (
     Format(
         "torch-legacy", "torch.save, legacy pickle (torch 0.1.10 – 1.5)", "formats.torch_legacy", heads=(b"\x80", b"(", b"L", b"I", b"\x8a")
     ),
+    Format("torchscript", "TorchScript (torch.jit.save, mobile .ptl, torch 1.0)", "formats.torchscript", heads=_ZIP),
     Format("torch-tar", "torch.save, TAR (torch ≤ 0.1.9)", "formats.torch_tar"),
     Format(
         "safetensors", "safetensors", "formats.safetensors", suffixes=(".safetensors",), writes=True, targets=("safetensors",)
     ),
     Format("torch-save", "torch.save, ZIP container", "formats.torch_save", (".pth",), reads=False, writes=True, targets=("pth",)),
     Format("pth-tar", "training checkpoint", "formats.pth_tar", (".pth.tar",), reads=False, writes=True, targets=("pth.tar",)),
+    Format("torch-distributed", "torch.distributed.checkpoint folder", "formats.distributed", files=False, folders=True, nests=True),
     Format("onnx", "ONNX model: its initializers", "formats.onnx", heads=(b"\x08",)),
     Format("npz", "NumPy .npz", "formats.npz", heads=_ZIP),
 )  # fmt: skip
@@ -97,7 +99,7 @@ def suffixes() -> list[str]:
 def _matches(rows: Iterator[Format], probe: Probe) -> list[tuple[Match, Format]]:
     found = []
     for row in rows:
-        if probe.folder != row.folders if probe.folder else row.heads and not probe.head.startswith(row.heads):
+        if not (row.folders if probe.folder else row.files and (not row.heads or probe.head.startswith(row.heads))):
             continue
         module: ModuleType = load(row)
         match = module.sniff(probe)

@@ -90,6 +90,7 @@ class Format:
     reads: bool = True
     writes: bool = False
     heads: tuple[bytes, ...] = ()  # a reader is imported only for files that begin with one of these (none: always)
-    folders: bool = False  # its sniff wants folders too
+    files: bool = True  # its sniff wants files
+    folders: bool = False  # … and folders
     nests: bool = False  # it holds other checkpoints: a `NestingReader`
     targets: tuple[str, ...] = field(default=())  # names under which `--to` finds the writer

@@ -1,0 +1,79 @@
+"""Where everything stands in a safetensors file that is to be written, byte for byte as the official writer has it.
+
+Source: ``safetensors/src/tensor.rs`` of safetensors 0.8 (``prepare``, ``serialize_to_file``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from formats.core.dtype import BY_SAFETENSORS
+from formats.core.errors import Unsupported
+from formats.core.layout import Data, Layout, Literal
+from formats.core.protocol import Capabilities
+from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
+
+MAX_HEADER = 100_000_000  # bytes, the specification's own limit
+CAPABILITIES = Capabilities(dtypes=frozenset(dtype.name for dtype in BY_SAFETENSORS.values()), metadata=True)
+
+# The official writer sorts by this order of dtypes, last first (Rust's derived order of the enum), then by name.
+_ORDER = (
+    "BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I16", "U16", "F16",
+    "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64",
+)  # fmt: skip
+_RANK = {name: -rank for rank, name in enumerate(_ORDER)}
+
+
+def lay_out(given: Mapping[str, AnyTensor], metadata: Mapping[str, str]) -> Layout:
+    """One file as ``safetensors.torch.save_file`` writes it; metadata in the order of its keys, so that equal input gives equal bytes.
+
+    Raises `Unsupported`, naming the tensor, for what the format has no place for.
+    """
+    tensors = [(name, _held(name, tensor)) for name, tensor in given.items()]
+    tensors.sort(key=lambda entry: (_RANK[str(entry[1].dtype.safetensors)], entry[0]))
+    parts: list[str] = []
+    data: list[Data] = []
+    if metadata:
+        texts = {key: metadata[key] for key in sorted(metadata)}
+        parts.append(f'"__metadata__":{json.dumps(texts, ensure_ascii=False, separators=(",", ":"))}')
+    at = 0
+    for name, tensor in tensors:
+        shape = tensor.shape
+        if tensor.dtype.safetensors == "F4":
+            shape = (*shape[:-1], 2 * shape[-1])
+        sizes = ",".join(map(str, shape))
+        parts.append(
+            f'{json.dumps(name, ensure_ascii=False)}:{{"dtype":"{tensor.dtype.safetensors}","shape":[{sizes}],'
+            f'"data_offsets":[{at},{at + tensor.nbytes}]}}'
+        )
+        data.append(Data(at, tensor.row_major(), name))
+        at += tensor.nbytes
+    try:
+        header = f"{{{','.join(parts)}}}".encode()
+    except UnicodeEncodeError as error:
+        raise Unsupported(f"metadata is no Unicode text ({error.reason}), which safetensors cannot hold") from error
+    header += b" " * (-len(header) % 8)
+    if len(header) > MAX_HEADER:
+        raise Unsupported(f"safetensors header of {len(header)} bytes, at most {MAX_HEADER} are allowed", hint="write shards")
+    start = 8 + len(header)
+    for segment in data:
+        segment.offset += start
+    return Layout(start + at, [Literal(0, len(header).to_bytes(8, "little") + header)], data)
+
+
+def _held(name: str, tensor: AnyTensor) -> TensorView:
+    """The tensor, where the format can hold it under this name."""
+    if isinstance(tensor, CompositeTensor):
+        raise Unsupported(f"tensor {name!r:.200} is {tensor.kind}, which safetensors cannot hold as it is")
+    if tensor.dtype.safetensors is None:
+        raise Unsupported(f"tensor {name!r:.200} has dtype {tensor.dtype.name}, which safetensors does not have")
+    if name == "__metadata__":
+        raise Unsupported("a tensor is named '__metadata__', which safetensors keeps for its metadata", hint="rename it")
+    if tensor.dtype.safetensors == "F4" and not tensor.shape:
+        raise Unsupported(f"tensor {name!r:.200} is a single pair of 4-bit floats, which safetensors cannot count")
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise Unsupported(f"tensor name {name!r:.200} is no Unicode text, which safetensors needs", hint="rename it") from None
+    return tensor

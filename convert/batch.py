@@ -14,7 +14,7 @@ from convert.job import Job
 from convert.pipeline import base_of, convert_one
 from convert.report import Failure, Result
 from formats import registry
-from formats.core.errors import CheckpointError, OutputError, UnknownFormat, UsageError
+from formats.core.errors import OutputError, UnknownFormat, UsageError
 
 
 @dataclass(slots=True)
@@ -122,6 +122,6 @@ def _converted(task: _Task) -> Result:
         return convert_one(task.source, task.job)
     except naming.Exists:  # one of several models' outputs
         result.status = "skipped"
-    except CheckpointError as error:
-        result.failure = Failure.of(error.with_path(task.source))
+    except Exception as error:  # a fault of ours in one file is no reason to leave the others
+        result.failure = Failure.of(error, task.source)
     return result

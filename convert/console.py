@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 TERMINATED = 143
 CLOSED = 141  # as a shell shows a program that SIGPIPE ended
-INTERNAL = 69
+
+
+class Closed(Exception):
+    """Whoever read our output has gone. Not an OSError: typer would end with exit code 1."""
 
 
 def out(text: str) -> None:
@@ -32,7 +35,10 @@ def err(text: str) -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    stream.write(text if text.endswith("\n") else text + "\n")
+    try:
+        stream.write(text if text.endswith("\n") else text + "\n")
+    except BrokenPipeError:
+        raise Closed from None
 
 
 def emit(document: dict[str, Any]) -> None:
@@ -129,7 +135,7 @@ def guarded(arguments: Sequence[str], action: Any) -> int:
     except KeyboardInterrupt:
         err("convert: interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
+    except (Closed, BrokenPipeError):
         # Whoever read has gone; the interpreter must not try to flush once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return CLOSED
@@ -141,13 +147,8 @@ def guarded(arguments: Sequence[str], action: Any) -> int:
 
 def _unexpected(error: Exception, *, json: bool) -> int:
     from convert.report import Failure, Report
-    from formats.core.errors import CheckpointError
 
-    if isinstance(error, CheckpointError):
-        failure = Failure.of(error)
-    else:
-        what = f"internal error: {type(error).__name__}: {error}"
-        failure = Failure(INTERNAL, "internal", what, hint="this is a fault of the program: --debug shows where")
+    failure = Failure.of(error)
     complain(failure)
     if json:
         emit(Report(failure=failure).document())

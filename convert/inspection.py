@@ -14,7 +14,7 @@ from formats.core.checkpoint import Checkpoint, Global, Record, children
 from formats.core.errors import CheckpointError
 from formats.core.tensor import CompositeTensor, TensorView
 
-DEPTH = 4  # levels of the tree that are shown
+DEPTH = 3  # levels of the tree that are shown
 ENTRIES = 12  # entries of one container that are shown
 NODES = 400  # lines of the tree in all
 

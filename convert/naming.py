@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from formats.core.errors import OutputError
 
-LONGEST_NAME = 255  # bytes, the limit of every common file system; the temporary's ending needs some of them
-TEMPORARY = 24
+LONGEST_NAME = 255  # bytes, the limit of every common file system
 
 
 # What people call the files that this program reads; every one of them is taken off a source's name.
@@ -57,10 +55,8 @@ def _file_name(name: str) -> str:
 
 def check_place(path: Path, source: Path, *, create: bool) -> None:
     """What can be said before ``source`` is read: the folder takes files (``create``: or can be made), and the name is not too long."""
-    if len(os.fsencode(path.name)) > LONGEST_NAME - TEMPORARY:
-        raise OutputError(
-            f"name of {len(os.fsencode(path.name))} bytes, at most {LONGEST_NAME - TEMPORARY} can be written", path=path
-        )
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise OutputError(f"name of {len(os.fsencode(path.name))} bytes, at most {LONGEST_NAME} can be written", path=path)
     if path.is_dir():
         raise OutputError("is a folder", path=path, hint="name a file with -o, or a folder with --out-dir")
     if same(path, source):
@@ -87,30 +83,20 @@ class Exists(OutputError):
 
 def check(path: Path, source: Path, *, force: bool) -> None:
     """Raise `OutputError` where ``path`` cannot or must not become an output of ``source``."""
+    from formats.core.output import check_output
+
     if same(path, source):
         raise OutputError("is the source itself, which is never changed", path=path, hint="name another output with -o")
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise OutputError(f"cannot be made: {error.strerror}", path=path) from error
-    if stat.S_ISDIR(found.st_mode):
-        raise OutputError("is a folder", path=path, hint="name a file with -o, or a folder with --out-dir")
-    if stat.S_ISLNK(found.st_mode):
-        raise OutputError("is a symbolic link, which is never replaced", path=path, hint="name the file that it points to")
-    if not stat.S_ISREG(found.st_mode):
-        raise OutputError("is a device or a pipe, not a regular file", path=path)
-    if not force:
+    if not force and path.is_file() and not path.is_symlink():
         raise Exists("exists already", path=path, hint="--force replaces it")
+    if path.parent.is_dir():  # a folder that is still to be made holds nothing
+        check_output(path, force=force)
 
 
 def _check_folder(folder: Path) -> None:
-    try:
-        found = folder.stat()
-    except OSError as error:
-        raise OutputError(f"the output's folder: {error.strerror}", path=folder) from error
-    if not stat.S_ISDIR(found.st_mode):
+    if not folder.exists():
+        raise OutputError("the output's folder is not there", path=folder, hint="--out-dir makes it")
+    if not folder.is_dir():
         raise OutputError("the output's folder is no folder", path=folder)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError("the output's folder cannot be written to", path=folder)

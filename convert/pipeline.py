@@ -27,9 +27,11 @@ def run(job: Job) -> Report:
         report.results.append(result)
         try:
             _convert(Path(source), job, result, written)
-        except CheckpointError as error:
+        except Exception as error:  # a fault of ours in one file is no reason to leave the others
+            if job.debug:
+                raise
             result.status = "failed"
-            result.failure = Failure.of(error.with_path(source))
+            result.failure = Failure.of(error, source)
     return report
 
 
@@ -83,7 +85,7 @@ def _convert(source: Path, job: Job, result: Result, written: dict[Path, str]) -
                 return
             if job.out_dir is not None:
                 naming.make_folder(Path(job.out_dir))
-            _write(planned, job)
+            _write(checkpoint, planned, job)
     except OSError as error:
         raise SystemIOError(f"{error.strerror or error}", path=error.filename or source) from error
     result.status = "done"
@@ -124,9 +126,20 @@ def _claim(path: Path, source: Path, written: dict[Path, str]) -> None:
         )
 
 
-def _write(planned: Plan, job: Job) -> None:
+def _write(checkpoint: Checkpoint, planned: Plan, job: Job) -> None:
+    """All outputs of one source, or none of them."""
+    from convert.progress import Progress
     from formats.core.output import write_layouts
 
+    layouts = []
     for one in planned.outputs:
-        write_layouts(one.layouts, one.output.path, force=job.force, verify=job.verify == "bytes")
+        for layout in one.layouts:
+            layout.name = layout.name or one.output.path.name
+            layouts.append(layout)
+    with Progress(checkpoint.path.name) as progress:
+        target = planned.outputs[0].output.path
+        write_layouts(
+            layouts, target, force=job.force, verify=job.verify == "bytes", sources=checkpoint.files, observe=progress.observe
+        )
+    for one in planned.outputs:
         one.output.verified = job.verify

@@ -62,7 +62,12 @@ def parse(arguments: Sequence[str]) -> Job | None:
         select=given.get("select"),
         keep=given.get("keep"),
         verify=given.get("verify", "bytes"),
-        **flags,
+        ema=flags.get("ema", False),
+        strip=flags.get("strip", True),
+        force=flags.get("force", False),
+        dry_run=flags.get("dry_run", False),
+        json=flags.get("json", False),
+        debug=flags.get("debug", False),
     )
 
 

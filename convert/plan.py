@@ -162,9 +162,16 @@ def _metadata(checkpoint: Checkpoint, choice: Choice, expanded: Expanded, droppe
     if dropped:
         account["dropped"] = [left.document() for left in dropped]
     # What `safetensors.torch.save_model` writes for tied tensors, where it would say nothing else.
-    entries = {key: kept for key, kept in expanded.aliases.items() if key not in ("format", PROVENANCE, DESCRIPTION)}
+    entries = {
+        key: kept for key, kept in expanded.aliases.items() if key not in ("format", PROVENANCE, DESCRIPTION) and _is_text(key)
+    }
     entries["format"] = "pt"
     entries[PROVENANCE] = json.dumps(account, separators=(",", ":"))
     if expanded.description is not None:
         entries[DESCRIPTION] = expanded.description
     return entries
+
+
+def _is_text(key: str) -> bool:
+    """Whether ``key`` has no lone surrogates, which only the JSON of the description can spell."""
+    return key.isprintable() or not any("\ud800" <= character <= "\udfff" for character in key)

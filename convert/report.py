@@ -9,6 +9,8 @@ from typing import Any
 from convert.text import count, shown, size
 from formats.core.errors import CheckpointError
 
+INTERNAL = 69  # exit code of a fault of the program itself: the tool cannot
+
 
 @dataclass(slots=True)
 class Failure:
@@ -21,8 +23,14 @@ class Failure:
     hint: str | None = None
 
     @classmethod
-    def of(cls, error: CheckpointError) -> Failure:
-        return cls(error.exit_code, error.kind, error.what, None if error.path is None else str(error.path), error.hint)
+    def of(cls, error: Exception, source: object = None) -> Failure:
+        """``source`` is named where the error names no file. What is no `CheckpointError` is a fault of the program."""
+        if isinstance(error, CheckpointError):
+            path = source if error.path is None else error.path
+            return cls(error.exit_code, error.kind, error.what, None if path is None else str(path), error.hint)
+        what = f"internal error: {type(error).__name__}: {error!s:.300}"
+        hint = "this is a fault of the program: --debug shows where"
+        return cls(INTERNAL, "internal", what, None if source is None else str(source), hint)
 
     def lines(self) -> list[str]:
         """``FILE: what`` and at most one hint, printable."""

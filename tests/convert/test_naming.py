@@ -77,7 +77,7 @@ def test_the_place_is_judged_before_the_source_is_read(tmp_path: Path) -> None:
     source = tmp_path / "in.pth"
     naming.check_place(tmp_path / "new" / "out", source, create=True)
     assert not (tmp_path / "new").exists()
-    for path in (tmp_path / "no" / "out", tmp_path / ("x" * 250), tmp_path):
+    for path in (tmp_path / "no" / "out", tmp_path / ("x" * 256), tmp_path):
         with pytest.raises(OutputError):
             naming.check_place(path, source, create=False)
     (tmp_path / "file").write_bytes(b"")

@@ -177,10 +177,18 @@ def test_an_order_that_no_longer_fits_is_ignored() -> None:
         assert set(rebuild(stored(), json.dumps(said))) == {"s", "q", "c", "a"}
 
 
+WORDS = st.sampled_from(
+    ["version", "composites", "aliases", "order", "versions", "parameters", "s", "a", "kind", "dtype", "shape", "components"]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(WORDS, below, max_size=4),
+    max_leaves=12,
+)
+
+
 @settings(max_examples=300, deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=3), lambda x: st.lists(x, max_size=3) | st.dictionaries(
-    st.sampled_from(["version", "composites", "aliases", "order", "versions", "parameters", "s", "a", "kind", "dtype", "shape", "components"]),
-    x, max_size=4), max_leaves=12))  # fmt: skip
+@given(JSON)
 def test_no_description_breaks_the_reader(said: Any) -> None:
     if isinstance(said, dict):
         said["version"] = 1

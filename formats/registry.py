@@ -39,6 +39,10 @@ ROWS: tuple[Format, ...] = (
     ),
     Format("torch-save", "torch.save, ZIP container", "formats.torch_save", (".pth",), reads=False, writes=True, targets=("pth",)),
     Format("pth-tar", "training checkpoint", "formats.pth_tar", (".pth.tar",), reads=False, writes=True, targets=("pth.tar",)),
+    Format(
+        "sharded", "sharded model (index of safetensors or .bin)", "formats.sharded", (".safetensors.index.json", ".bin.index.json"),
+        heads=(b"{", b" ", b"\n", b"\r", b"\t"), folders=True, nests=True, writes=True, targets=("safetensors-sharded",),
+    ),
     Format("torch-distributed", "torch.distributed.checkpoint folder", "formats.distributed", files=False, folders=True, nests=True),
     Format("onnx", "ONNX model: its initializers", "formats.onnx", heads=(b"\x08",)),
     Format("npz", "NumPy .npz", "formats.npz", heads=_ZIP),

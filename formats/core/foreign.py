@@ -25,7 +25,12 @@ _HEADS: tuple[tuple[int, bytes, str, str | None], ...] = (
     (0, b"7z\xbc\xaf\x27\x1c", "is a 7z archive", _UNPACK),
     (0, b"Rar!\x1a\x07", "is a RAR archive", _UNPACK),
     (0, b"\x89HDF\r\n\x1a\n", "is an HDF5 file (Keras, MATLAB or other), which holds no torch checkpoint", _TORCH),
-    (0, b"GGUF", "is a GGUF model (llama.cpp), whose weights are quantised in blocks that torch does not have", "use the original model"),
+    (
+        0,
+        b"GGUF",
+        "is a GGUF model (llama.cpp), whose weights are quantised in blocks that torch does not have",
+        "use the original model",
+    ),
     (0, b"lmgg", "is a GGML model (whisper.cpp, old llama.cpp)", "use the original model"),
     (0, b"tjgg", "is a GGJT model (old llama.cpp)", "use the original model"),
     (4, b"ET12", "is an ExecuTorch program (.pte), compiled for a device", "use the model that it was exported from"),
@@ -33,7 +38,12 @@ _HEADS: tuple[tuple[int, bytes, str, str | None], ...] = (
     (4, b"PTMF", "is a mobile program of torch in a flatbuffer", "use the model that it was exported from"),
     (4, b"TFL3", "is a TensorFlow Lite model", _TORCH),
     (4, b"ORTM", "is an ONNX Runtime model (.ort)", "use the .onnx model that it was made from"),
-    (0, b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1", "is a Torch7 file (Lua), which Python's torch has not read since 1.0", "torchfile or torch<1.0"),
+    (
+        0,
+        b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1",
+        "is a Torch7 file (Lua), which Python's torch has not read since 1.0",
+        "torchfile or torch<1.0",
+    ),
     (0, b"\x08\x01\x12", "is a TensorFlow SavedModel", _TORCH),
     (0, b"\x12\x01\0\0\0\0\0\0", "is an MXNet parameter file", _TORCH),
     (0, b"ftrt", "is a TensorRT engine, compiled for one GPU", "use the model that it was built from"),
@@ -216,7 +226,9 @@ def plain_pickle(names: Iterable[str], root: str) -> CheckpointError:
     packages = {name.split(".", 1)[0] for name in names}
     for package, what in _PACKAGES:
         if package in packages:
-            return UnknownFormat(f"is a pickle of {what} ({root}) and holds no tensor", hint=_TORCH if package != "torch" else None)
+            return UnknownFormat(
+                f"is a pickle of {what} ({root}) and holds no tensor", hint=_TORCH if package != "torch" else None
+            )
     return UnknownFormat(f"is a pickle of {root} and holds no tensor: there are no weights in it")
 
 

@@ -33,14 +33,16 @@ def truncated_zip(file: SourceFile) -> CheckpointError | None:
 
 def _declared(file: SourceFile) -> int | None:
     """Bytes that the archive needs at least: up to the end of the last member whose header is there, and torch's storages."""
-    at, least = 0, None
+    at = 0
+    least: int | None = None
     for _ in range(100_000):
         if at + _LOCAL.size > file.size:
             return least
-        signature, _, flags, method, _, _, _, packed, _, name_length, extra_length = _LOCAL.unpack(file.read(at, _LOCAL.size))
+        fields: tuple[Any, ...] = _LOCAL.unpack(file.read(at, _LOCAL.size))
+        signature, flags, method, packed, name_length, extra_length = (fields[i] for i in (0, 2, 3, 7, 9, 10))
         if signature != b"PK\x03\x04":
             return least
-        start = at + _LOCAL.size + name_length + extra_length
+        start: int = at + _LOCAL.size + name_length + extra_length
         if start > file.size:
             return start
         name = file.read(at + _LOCAL.size, name_length)

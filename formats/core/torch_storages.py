@@ -1,0 +1,116 @@
+"""Storages that torch keeps as records beside a pickle: members of a ZIP, or files of a folder that once was one.
+
+Source: ``torch.serialization._save`` and ``_load``, ``torch.package.PackageExporter``, ``torch/csrc/jit/serialization/pickler.cpp``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Protocol
+
+from formats.core.errors import CorruptCheckpoint
+from formats.core.inert import LIMITS
+from formats.core.rebuild import Rebuilt, TypedStorage, storage_dtype
+from formats.core.storage import BytesStorage, Storage, Swapped
+from formats.core.unpickle import Unpickled, unpickle
+
+
+class Records(Protocol):
+    """What `ZipDirectory` offers, and whatever else keeps records by name."""
+
+    @property
+    def members(self) -> Collection[str]: ...
+
+    def storage(self, name: str, location: str = "cpu") -> Storage:
+        """The bytes of one record; nothing is read until they are asked for."""
+        ...
+
+    def read(self, name: str, limit: int) -> bytes:
+        """All bytes of a small record. Raises `LimitExceeded` over ``limit`` bytes."""
+        ...
+
+
+def read_pickle(records: Records, name: str, storages: Storages) -> Unpickled:
+    """The one pickle that record ``name`` is, with its storages."""
+    data = records.read(name, LIMITS.pickle_bytes)
+    found = unpickle(data, rebuilder=Rebuilt, persistent_load=storages.load)
+    if found.end != len(data):
+        raise CorruptCheckpoint(f"{len(data) - found.end} bytes follow the pickle in {name!r:.100}")
+    return found
+
+
+def file_version(records: Records, root: str) -> dict[str, str]:
+    """``{"version": …}`` as the record of that name has it, or nothing."""
+    name = f"{root}version"
+    return {"version": records.read(name, 64).decode("latin-1").strip()} if name in records.members else {}
+
+
+def byte_order(records: Records, root: str) -> str:
+    """``little`` or ``big``, from the record of that name; files before torch 2.1 lack it and are little-endian."""
+    name = f"{root}byteorder"
+    if name not in records.members:
+        return "little"
+    order = records.read(name, 64)
+    if order not in (b"little", b"big"):
+        raise CorruptCheckpoint(f"byte order is {order!r:.40}, neither little nor big")
+    return order.decode()
+
+
+def storage_folder(records: Records, root: str) -> str:
+    """``data/``, or ``tensors/`` in the files of torch 1.4, under ``root``."""
+    folders = [f for f in ("data/", "tensors/") if any(n.startswith(root + f) for n in records.members)]
+    if len(folders) == 2:
+        raise CorruptCheckpoint(f"has storages under both {root + 'data/'!r:.100} and {root + 'tensors/'!r:.100}")
+    return root + (folders[0] if folders else "data/")
+
+
+class Storages:
+    """Persistent ids ``('storage', class, key, location, numel)`` to records ``folder + key + suffix``, one storage a key."""
+
+    def __init__(self, records: Records, folder: str, big: bool, suffix: str = "") -> None:
+        self.records = records
+        self.folder = folder
+        self.big = big
+        self.suffix = suffix
+        self._typed: dict[str, TypedStorage] = {}
+        self._other: dict[tuple[str, Any], TypedStorage] = {}  # a key under a second storage class
+
+    def load(self, pid: Any) -> TypedStorage:
+        if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
+            raise CorruptCheckpoint(f"persistent id {_shown(pid)} is not ('storage', class, key, location, numel)")
+        _, cls, key, location, numel = pid
+        if type(key) is not str or type(numel) is not int or numel < 0:
+            raise CorruptCheckpoint(f"storage {key!r:.60} with {_shown(numel)} elements: a text and a count are needed")
+        typed = self._typed.get(key)
+        if typed is None:
+            dtype = storage_dtype(cls)
+            nbytes = numel * dtype.itemsize if dtype else numel
+            storage = self._open(key, nbytes, location if isinstance(location, str) else "cpu", dtype.swap if dtype else 1)
+            typed = self._typed[key] = TypedStorage(storage, dtype, cls)
+        elif typed.cls is not cls:
+            if (key, cls) not in self._other:
+                if self.big:
+                    raise CorruptCheckpoint(f"big-endian storage {key!r:.60} is of two types: which one is swapped is not said")
+                self._other[key, cls] = TypedStorage(typed.storage, storage_dtype(cls), cls)
+            typed = self._other[key, cls]
+        nbytes = numel * typed.dtype.itemsize if typed.dtype else numel
+        if typed.storage.nbytes != nbytes:
+            raise CorruptCheckpoint(f"storage {key!r:.60} is declared with {nbytes} bytes, its record has {typed.storage.nbytes}")
+        return typed
+
+    def _open(self, key: str, nbytes: int, location: str, swap: int) -> Storage:
+        name = self.folder + key + self.suffix
+        if not nbytes and name not in self.records.members:
+            return BytesStorage(b"", location)
+        storage = self.records.storage(name, location)
+        return Swapped(storage, swap) if self.big and swap > 1 else storage
+
+    def notes(self) -> list[str]:
+        """What the archive holds and the pickle does not speak of."""
+        used = {self.folder + key + self.suffix for key in self._typed}
+        extra = [n for n in self.records.members if n.startswith(self.folder) and n not in used and n != self.folder]
+        return [f"{len(extra)} storages in the archive belong to no tensor"] if extra else []
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.60}" if isinstance(value, (str, int, float, bytes, type(None))) else f"a {type(value).__name__}"

@@ -33,6 +33,7 @@ ROWS: tuple[Format, ...] = (
         "torch-legacy", "torch.save, legacy pickle (torch 0.1.10 – 1.5)", "formats.torch_legacy", heads=(b"\x80", b"(", b"L", b"I", b"\x8a")
     ),
     Format("torchscript", "TorchScript (torch.jit.save, mobile .ptl, torch 1.0)", "formats.torchscript", heads=_ZIP),
+    Format("folder", "folder that once was a ZIP checkpoint", "formats.folder", folders=True),
     Format("torch-tar", "torch.save, TAR (torch ≤ 0.1.9)", "formats.torch_tar"),
     Format(
         "safetensors", "safetensors", "formats.safetensors", suffixes=(".safetensors",), writes=True, targets=("safetensors",)

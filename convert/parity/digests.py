@@ -80,15 +80,20 @@ def of_state(state: Mapping[str, Any]) -> dict[str, str]:
 
 def of_onnx(model: Any, folder: str = "") -> dict[str, str]:
     """Digest by name of the initializers of an ``onnx.ModelProto``; external data lies in ``folder``."""
-    import onnx
     from onnx import numpy_helper
 
-    names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()} | {1: "float32", 11: "float64"}
     found = {}
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor, folder)
-        found[tensor.name] = of_bytes(names[tensor.data_type], list(tensor.dims), values.tobytes())
+        found[tensor.name] = of_bytes(onnx_dtype(tensor.data_type), list(tensor.dims), values.tobytes())
     return found
+
+
+def onnx_dtype(number: int) -> str:
+    """torch's name of a TensorProto.DataType."""
+    from formats.onnx_save import DATA_TYPES
+
+    return next((name for name, known in DATA_TYPES.items() if known == number), f"onnx {number}")
 
 
 def combined(digests: Mapping[str, str]) -> str:

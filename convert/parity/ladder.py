@@ -185,18 +185,21 @@ def check_onnx(
     settings: Settings | None = None,
     *,
     reference: Reference | None = None,
-    unused: Sequence[str] = (),
+    strict: bool = True,
 ) -> Parity:
-    """Prove that the ONNX file at ``path`` is torch module ``source``. ``unused`` are keys said to be read by nobody: that is proved too."""
+    """Prove that the ONNX file at ``path`` is torch module ``source``.
+
+    Weights that the file does not hold have to be read by nobody: with NaN in their place the source must say the same. With ``strict``
+    False (a file of another exporter, which may fold weights into each other) weights with other bytes leave the digests undecided.
+    """
     import onnx
 
     settings = settings or Settings()
     found = Parity(configuration=configuration.of(source), environment=environment(settings))
     started = time.perf_counter()
     model = onnx.load(str(path), load_external_data=False)
-    compared = digests.compare(
-        digests.of_state(source.state_dict()), digests.of_onnx(model, str(path.parent)), unused=frozenset(unused)
-    )
+    compared = digests.compare(digests.of_state(source.state_dict()), digests.of_onnx(model, str(path.parent)))
+    compared.unused, compared.missing = compared.missing, []
     found.rows.append(compared.row(_since(started)))
     found.rows.append(_configured(configuration.of_onnx(model.graph, source)))
     if reference is None:
@@ -205,6 +208,10 @@ def check_onnx(
         return found
     if compared.unused:
         found.rows.append(_never_read(reference, compared.unused))
+    if not strict:
+        for row in found.rows:
+            if row.rung == DIGESTS and row.status == FAILED:
+                row.status, row.what = INCONCLUSIVE, f"folded by the exporter, or wrong: {row.what}"
     constant = reference.constant()
     for device in wanted(settings):
         why = onnx_device(device)
@@ -234,6 +241,15 @@ def check_onnx(
         found.probes = probed
         found.rows.append(probes.row(probed, CPU, _since(started)))
     return found
+
+
+def diagnose(found: Parity, reference: Reference, path: Path, settings: Settings) -> None:
+    """Bisect the failure of a check of an ONNX file into ``found.diagnosis``."""
+    from convert.parity.bisect import bisect_onnx
+
+    for device in dict.fromkeys(row.device for row in found.rows if row.rung == RUN and row.status == FAILED):
+        settings.say(f"bisecting on {device}")
+        found.diagnosis += bisect_onnx(path, reference, found.probes, device=device, threads=settings.threads).lines
 
 
 def environment(settings: Settings) -> dict[str, Any]:
@@ -317,7 +333,8 @@ def _never_read(reference: Reference, keys: Sequence[str]) -> Row:
         outputs = TorchRunner(module, CPU)(reference.samples[0].arrays)
     for name, value in reference.eager[0].items():
         if outputs[name].tobytes() != value.tobytes():
-            return Row(DIGESTS, FAILED, f"{count(len(keys), 'weight')} left out as unused, yet {name} depends on them")
+            some = ", ".join(list(keys)[:3])
+            return Row(DIGESTS, FAILED, f"{count(len(keys), 'weight')} not in the file, and {name} depends on them: {some}")
     return Row(DIGESTS, PASSED, f"{count(len(keys), 'weight')} left out: outputs are the same with NaN in their place")
 
 

@@ -16,9 +16,10 @@ from convert.parity.runners import CPU, TorchRunner, array, flat
 from convert.text import count
 from formats.core.errors import Unsupported
 
-# What runs the candidate's layer on arrays (float32); None where it has no such layer.
-Layer = Callable[[Sequence[Any]], list[Any]]
+# What runs the candidate's layer on the arrays (float32) of one call; None where it has no such layer.
+Layer = Callable[["Call", Sequence[Any]], list[Any]]
 SCOPES = "pkg.torch.onnx.name_scopes"
+WHOLE_LAYERS = ("Conv", "ConvTranspose", "BatchNormalization", "LayerNormalization", "Gemm")
 
 
 def names(module: Any) -> list[str]:
@@ -46,14 +47,17 @@ def run(reference: Any, eager: Any, find: Callable[[str], Layer | None], arrays:
     def hook(name: str) -> Any:
         def after(module: Any, given: tuple[Any, ...], keywords: dict[str, Any], _: Any) -> None:
             nonlocal busy
-            if busy or name in seen or keywords or not given or not all(isinstance(g, torch.Tensor) for g in given):
+            if busy or name in seen:
                 return
             seen.add(name)
+            call = Call(given, keywords)
+            if not call.tensors or call.nested:
+                return
             busy = True
             try:
                 layer = find(name)
                 if layer is not None:
-                    found.append(_probe(name, module, eager.get_submodule(name), layer, given, seed + len(seen)))
+                    found.append(_probe(name, module, eager.get_submodule(name), layer, call, seed + len(seen)))
             finally:
                 busy = False
 
@@ -70,18 +74,49 @@ def run(reference: Any, eager: Any, find: Callable[[str], Layer | None], arrays:
     return found
 
 
-def _probe(name: str, reference: Any, eager: Any, layer: Layer, given: tuple[Any, ...], seed: int) -> Probe:
+class Call:
+    """How a module was called: its distinct tensors, and the call with others in their place."""
+
+    def __init__(self, given: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        import torch
+
+        self.tensors: list[Any] = []
+        self.nested = False  # tensors inside lists: not followed
+        self._given: list[tuple[int | None, Any]] = []
+        self._keywords: dict[str, tuple[int | None, Any]] = {}
+        for key, value in (*enumerate(given), *keywords.items()):
+            at = None
+            if isinstance(value, torch.Tensor):
+                at = next((i for i, known in enumerate(self.tensors) if known is value), None)
+                if at is None:
+                    at = len(self.tensors)
+                    self.tensors.append(value)
+            elif isinstance(value, (list, tuple, dict)):
+                self.nested = self.nested or any(isinstance(v, torch.Tensor) for v in (value.values() if isinstance(value, dict) else value))
+            if isinstance(key, int):
+                self._given.append((at, value))
+            else:
+                self._keywords[key] = (at, value)
+
+    def again(self, module: Any, tensors: Sequence[Any]) -> Any:
+        """What ``module`` says to ``tensors``, called in the same way."""
+        given = [value if at is None else tensors[at] for at, value in self._given]
+        return module(*given, **{key: value if at is None else tensors[at] for key, (at, value) in self._keywords.items()})
+
+
+def _probe(name: str, reference: Any, eager: Any, layer: Layer, call: Call, seed: int) -> Probe:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
+    given = call.tensors
     own = [g.to(torch.float32) if g.is_floating_point() else g for g in given]  # what float32 cannot hold is no fault of the layer
     normal = [torch.randn(g.shape, generator=generator) if g.is_floating_point() else g for g in given]
     worst: tuple[Score, str] | None = None
     for inputs, label in ((own, "its own input"), (normal, "N(0, 1)")):
         try:
-            d = flat(reference(*(i.double() if i.is_floating_point() else i for i in inputs)))
-            e = flat(eager(*(i.clone() for i in inputs)))
-            t = layer([array(i) for i in inputs])
+            d = flat(call.again(reference, [i.double() if i.is_floating_point() else i for i in inputs]))
+            e = flat(call.again(eager, [i.clone() for i in inputs]))
+            t = layer(call, [array(i) for i in inputs])
         except Exception as error:
             if label == "N(0, 1)":
                 continue  # a layer may refuse what is no input of its kind
@@ -111,9 +146,9 @@ def of_module(candidate: Any, device: str = CPU) -> Callable[[str], Layer | None
         if module is None:
             return None
 
-        def layer(arrays: Sequence[Any]) -> list[Any]:
+        def layer(call: Call, arrays: Sequence[Any]) -> list[Any]:
             with torch.no_grad():
-                return [array(t) for _, t in flat(module(*(torch.from_numpy(a).to(device) for a in arrays)))]
+                return [array(t) for _, t in flat(call.again(module, [torch.from_numpy(a).to(device) for a in arrays]))]
 
         return layer
 
@@ -122,8 +157,6 @@ def of_module(candidate: Any, device: str = CPU) -> Callable[[str], Layer | None
 
 def of_onnx(model: Any, base: str = "") -> Callable[[str], Layer | None]:
     """The layers of an ``onnx.ModelProto`` whose nodes say which module they come from: each cut out and run on its own."""
-    from onnx import numpy_helper
-
     by_layer: dict[str, list[Any]] = {}
     makers: dict[str, Any] = {}
     consumers: dict[str, int] = {}
@@ -132,7 +165,7 @@ def of_onnx(model: Any, base: str = "") -> Callable[[str], Layer | None]:
             makers[output] = node
         for given in node.input:
             consumers[given] = consumers.get(given, 0) + 1
-        for scope in dict.fromkeys(_scopes(node)[:-1]):
+        for scope in dict.fromkeys(scopes_of(node)):
             by_layer.setdefault(scope, []).append(node)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     graph_outputs = {output.name for output in model.graph.output}
@@ -146,18 +179,23 @@ def of_onnx(model: Any, base: str = "") -> Callable[[str], Layer | None]:
         except Unsupported:
             return None
 
-    _ = numpy_helper
     return find
 
 
-def _scopes(node: Any) -> list[str]:
+def scopes_of(node: Any) -> list[str]:
+    """The modules that an ONNX node comes from, outermost first.
+
+    torch.export writes them beside the node. In files of the older exporter a node that is a whole layer is known by its weight.
+    """
     for entry in node.metadata_props:
         if entry.key == SCOPES:
             try:
                 scopes = ast.literal_eval(entry.value)
-            except (ValueError, SyntaxError):
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
                 return []
-            return [str(scope) for scope in scopes] if isinstance(scopes, list) else []
+            return [str(scope) for scope in scopes[:-1]] if isinstance(scopes, list) else []
+    if node.op_type in WHOLE_LAYERS and len(node.input) > 1 and node.input[1].endswith(".weight"):
+        return [node.input[1].removesuffix(".weight")]
     return []
 
 
@@ -195,7 +233,7 @@ def _cut(model: Any, nodes: list[Any], makers: Any, weights: Any, consumers: Any
     part = onnx.helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
     part.functions.extend(model.functions)
 
-    def layer(arrays: Sequence[Any]) -> list[Any]:
+    def layer(_: Call, arrays: Sequence[Any]) -> list[Any]:
         from convert.parity.runners import OnnxRunner
 
         if len(arrays) != 1 or arrays[0].dtype.name != "float32":

@@ -1,0 +1,358 @@
+"""A torch module as an ONNX graph: exported unoptimised, every weight proved by digest, then simplified without touching a weight.
+
+Exporters that optimise fold weights into each other (BatchNorm into convolutions), after which nothing can be compared. Here the graph keeps
+every weight under its key, and onnxruntime folds when it loads the file, which costs nothing in the file's use. The weights' values are
+not in the result: they go from the checkpoint to the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from convert.parity import digests
+from convert.parity.inputs import NATURAL, InputSpec, make
+from convert.parity.probes import SCOPES
+from convert.parity.runners import first_line, flat
+from formats.core.errors import ParityFailed, Unsupported
+
+DYNAMO, TORCHSCRIPT = "dynamo", "torchscript"
+EXPORTERS = (DYNAMO, TORCHSCRIPT)
+OPSET = 18
+SIMPLIFICATIONS = ("fold constants", "remove unused nodes", "share equal subexpressions", "remove identities")
+EXAMPLE_BATCH = 2  # sizes of 0 and 1 are special to torch.export
+
+
+@dataclass(slots=True)
+class Exported:
+    """``program`` is a ModelProto without the weights; ``weights`` maps each initializer that is missing in it to its proved digest."""
+
+    program: bytes
+    weights: dict[str, str]
+    tied: dict[str, str]  # key → the key that stands for it
+    unused: list[str]  # keys that the program does not read
+    constants: int
+    exporter: str
+    opset: int
+    dynamic: bool
+    inputs: list[str]
+    outputs: list[str]
+    simplified: list[str]
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Everything but the program."""
+        return {name: value for name, value in asdict(self).items() if name != "program"}
+
+
+def export(
+    module: Any,
+    specs: Sequence[InputSpec],
+    *,
+    exporter: str | None = None,
+    opset: int = OPSET,
+    dynamic: bool = True,
+    simplify: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Export ``module``. ``exporter`` None tries dynamo, then the older one. Raises `Unsupported`, naming the operator, where none can;
+    `ParityFailed` where an exporter changed a weight."""
+    module.eval()
+    refusals: list[str] = []
+    hints: list[str] = []
+    for name in EXPORTERS if exporter is None else (exporter,):
+        for batch in (True, False) if dynamic else (False,):
+            say(f"exporting with {_title(name)}{'' if batch else ', batch size fixed'}")
+            try:
+                made = _export(module, specs, name, opset, batch, simplify, say)
+            except (ParityFailed, Unsupported) as error:
+                refusals.append(f"{_title(name)}: {error.what}")
+                continue
+            except Exception as error:
+                what, hint = explained(error)
+                refusals.append(f"{_title(name)}: {what}")
+                hints += [hint] if hint and hint not in hints else []
+                continue
+            made.notes += [f"not taken: {refusal}" for refusal in dict.fromkeys(refusals)]
+            if dynamic and not batch:
+                made.notes.append(f"the batch size is fixed at {EXAMPLE_BATCH}: the program depends on it")
+            return made
+    raise Unsupported("; ".join(dict.fromkeys(refusals)), hint=hints[0] if hints else "--exporter names another exporter, --opset another opset")
+
+
+def _title(name: str) -> str:
+    return "torch.export" if name == DYNAMO else "the older exporter"
+
+
+def _export(
+    module: Any, specs: Sequence[InputSpec], exporter: str, opset: int, dynamic: bool, simplify: bool, say: Callable[[str], None]
+) -> Exported:
+    import torch
+
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "eager run"), torch.no_grad():
+        arguments = tuple(torch.from_numpy(a) for a in make(specs, 0, [(NATURAL, EXAMPLE_BATCH if specs[0].batched else 1)])[0].arrays)
+        outputs = [_identifier(name) for name, _ in flat(module(*arguments))]
+    inputs = [spec.name or ("input" if len(specs) == 1 else f"input.{i}") for i, spec in enumerate(specs)]
+    with _timed(seconds, "export"), _quiet(), torch.no_grad():
+        call = _dynamo if exporter == DYNAMO else _torchscript
+        model = call(module, arguments, specs, inputs, outputs, opset, dynamic)
+    state = module.state_dict()
+    say("comparing every weight's digest")
+    with _timed(seconds, "digests"):
+        aliases = _aliases(state)
+        _share(model, aliases)
+        weights, tied, unused = _proved(model, state, aliases)
+    simplified: list[str] = []
+    if simplify:
+        say("simplifying the graph")
+        with _timed(seconds, "simplify"):
+            _simplify(model, frozenset(weights))
+            simplified = list(SIMPLIFICATIONS)
+    with _timed(seconds, "serialise"):
+        _strip(model)
+        left = [name for name in weights if name in model.graph.initializers]
+        program = _without(model, left)
+    unused += sorted(set(weights) - set(left))  # what only dead nodes read
+    weights = {name: weights[name] for name in left}
+    version = model.opset_imports.get("", opset)
+    return Exported(
+        program, weights, {key: kept for key, kept in tied.items() if kept in weights}, unused, len(model.graph.initializers) - len(left),
+        exporter, version, dynamic, inputs, outputs, simplified, [], seconds,
+    )  # fmt: skip
+
+
+def _dynamo(
+    module: Any, arguments: tuple[Any, ...], specs: Sequence[InputSpec], inputs: list[str], outputs: list[str], opset: int, dynamic: bool
+) -> Any:
+    import torch
+
+    try:
+        import onnxscript
+    except ImportError as error:
+        raise Unsupported("needs onnxscript, which is not installed", hint="pip install 'ckpt-convert[onnx]'") from error
+    _ = onnxscript
+    shapes: Any = None
+    if dynamic and any(spec.batched for spec in specs):
+        batch = torch.export.Dim("batch", min=1)
+        shapes = tuple({0: batch} if spec.batched else {} for spec in specs)
+    program = torch.onnx.export(
+        module, arguments, dynamo=True, optimize=False, opset_version=opset, input_names=inputs, output_names=outputs,
+        dynamic_shapes=shapes, verbose=False,
+    )  # fmt: skip
+    return program.model
+
+
+def _torchscript(
+    module: Any, arguments: tuple[Any, ...], specs: Sequence[InputSpec], inputs: list[str], outputs: list[str], opset: int, dynamic: bool
+) -> Any:
+    import tempfile
+    from pathlib import Path
+
+    import onnx
+    import onnx_ir
+    import torch
+
+    axes = {name: {0: "batch"} for name, spec in zip(inputs, specs, strict=True) if spec.batched} if dynamic else {}
+    if axes:
+        axes |= {name: {0: "batch"} for name in outputs}
+
+    class Outer(torch.nn.Module):  # type: ignore[misc]
+        """In training mode itself, what it holds not: the exporter then shares tied weights only, and not all that are equal."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+            self.training = True
+
+        def forward(self, *given: Any) -> Any:
+            return self.inner(*given)
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no ONNX form
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            torch.onnx.export(
+                Outer(), arguments, str(path), dynamo=False, opset_version=min(opset, 20), input_names=inputs, output_names=outputs,
+                dynamic_axes=axes or None, do_constant_folding=False, training=torch.onnx.TrainingMode.PRESERVE, verbose=False,
+            )  # fmt: skip
+            model = onnx_ir.serde.deserialize_model(onnx.load(str(path)))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    for name in list(model.graph.initializers):
+        if name.startswith("inner."):
+            value = model.graph.initializers.pop(name)
+            value.name = name.removeprefix("inner.")
+            model.graph.initializers[value.name] = value
+    return model
+
+
+def _aliases(state: Any) -> dict[str, str]:
+    """Keys that are another key's very elements → that first key."""
+    first: dict[Any, str] = {}
+    found = {}
+    for key, tensor in state.items():
+        if not tensor.numel():
+            continue
+        kept = first.setdefault((tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()), key)
+        if kept != key:
+            found[key] = kept
+    return found
+
+
+def _share(model: Any, aliases: dict[str, str]) -> None:
+    """Tied weights become one initializer."""
+    initializers = model.graph.initializers
+    for key, kept in aliases.items():
+        if key not in initializers:
+            continue
+        if kept not in initializers:
+            value = initializers.pop(key)
+            value.name = kept
+            initializers[kept] = value
+            continue
+        initializers[key].replace_all_uses_with(initializers[kept])
+        del initializers[key]
+
+
+def _proved(model: Any, state: Any, aliases: dict[str, str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """(digest by initializer, tied keys, unused keys). Raises `ParityFailed` where an initializer is not the weight of its name."""
+    expected = digests.of_state(state)
+    found: dict[str, str] = {}
+    wrong = []
+    for name, value in model.graph.initializers.items():
+        if name not in expected:
+            continue
+        tensor = value.const_value
+        digest = digests.of_bytes(digests.onnx_dtype(int(tensor.dtype)), list(tensor.shape), tensor.tobytes())
+        if digest != expected[name]:
+            wrong.append(name)
+        found[name] = digest
+    if wrong:
+        raise ParityFailed(f"the exporter changed {len(wrong)} of {len(found)} weights, {wrong[0]!r} among them")
+    tied = {key: kept for key, kept in aliases.items() if kept in found}
+    unused = [key for key in expected if key not in found and key not in tied]
+    return found, tied, unused
+
+
+def _simplify(model: Any, weights: frozenset[str]) -> None:
+    """Rewrite what does not depend on a weight; constants of the graph are folded, weights are not."""
+    import onnx_ir.passes.common as passes
+    from onnx_ir.passes import PassManager, Sequential
+    from onnxscript.optimizer import _constant_folding as folding
+
+    def untouched(node: Any) -> bool | None:
+        return False if any(value is not None and value.name in weights for value in node.inputs) else None
+
+    fold = folding.FoldConstantsPass(shape_inference=True, input_size_limit=1024, output_size_limit=1 << 16, should_fold=untouched)
+    Sequential(
+        passes.InlinePass(),
+        PassManager([fold, passes.RemoveUnusedNodesPass(), passes.RemoveUnusedFunctionsPass()], steps=3, early_stop=True),
+        passes.IdentityEliminationPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.TopologicalSortPass(),
+    )(model)
+
+
+def _strip(model: Any) -> None:
+    """No paths, stack traces or addresses: the same model gives the same bytes. Nodes keep the module that they come from."""
+    import onnx_ir
+
+    model.doc_string = model.graph.doc_string = None
+    model.metadata_props.clear()
+    graphs = [model.graph, *model.functions.values()]
+    model.graph.metadata_props.clear()
+    for graph in graphs:
+        for node in onnx_ir.traversal.RecursiveGraphIterator(graph):
+            node.doc_string = None
+            scopes = node.metadata_props.get(SCOPES)
+            node.metadata_props.clear()
+            if scopes:
+                node.metadata_props[SCOPES] = scopes
+            for value in node.outputs:
+                value.metadata_props.clear()
+                value.doc_string = None
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+        value.doc_string = None
+
+
+def _without(model: Any, weights: Sequence[str]) -> bytes:
+    """The serialised model with the values of ``weights`` left out."""
+    import numpy
+    import onnx_ir
+
+    for name in weights:
+        model.graph.initializers[name].const_value = onnx_ir.tensor(numpy.zeros(0, numpy.float32), name=name)
+    proto = onnx_ir.serde.serialize_model(model)
+    gone = frozenset(weights)
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name not in gone]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    shapes = [info for info in proto.graph.value_info if info.name not in gone]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(shapes)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+_OPERATOR = re.compile(r"(?:op='|operator '?|operator: |OpOverload\(op=')?((?:aten|prims|torchvision|quantized|prim)(?:::|\.)\w+(?:\.\w+)?)")
+
+
+def explained(error: BaseException) -> tuple[str, str]:
+    """(what an exporter's error comes down to, what to try)."""
+    texts = []
+    at: BaseException | None = error
+    while at is not None and len(texts) < 6:
+        texts.append(str(at))
+        at = at.__cause__ or at.__context__
+    text = "\n".join(texts)
+    if "No ONNX function found" in text or "is not supported" in text or "Unsupported" in type(error).__name__:
+        operator = _OPERATOR.search(text[text.find("No ONNX function") :] if "No ONNX function" in text else text)
+        if operator:
+            return f"operator {operator.group(1)} has no ONNX form", "--opset with a higher number may have it; the other exporter may, --exporter"
+    if re.search(r"data.dependent|GuardOnDataDependent|Could not guard", text):
+        line = re.search(r'File "[^"]*/([^"/]+)", line (\d+), in (\w+)', text)
+        where = f" at {line.group(1)}:{line.group(2)} in {line.group(3)}" if line else ""
+        return f"control flow depends on values{where}", "a scripted model, or one without that branch, can be exported"
+    if "Constraints violated" in text or "specialized" in text:
+        return "the program fixes a size that was to be dynamic", "--static-batch exports one batch size"
+    operator = _OPERATOR.search(text)
+    named = f" at {operator.group(1)}" if operator else ""
+    innermost = next((t for t in reversed(texts) if t.strip()), type(error).__name__)
+    return f"{type(error).__name__}{named}: {first_line(RuntimeError(innermost), 200)}", ""
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"\W+", "_", name) or "output"
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[what] = round(time.perf_counter() - started, 3)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters talk on standard output and warn a great deal."""
+    import logging
+
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from convert.job import Job
 from convert.pipeline import base_of, convert_one
 from convert.report import Failure, Result
 from formats import registry
-from formats.core.errors import OutputError, UnknownFormat, UsageError
+from formats.core.errors import UnknownFormat, UsageError
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ def migrate(
     if naming.same(source, destination):
         raise UsageError("source and destination are one folder", path=destination)
     found = Migration()
-    planned = list(_planned(source, destination, list(dict.fromkeys(targets)), force, found))
+    planned = list(_planned(source, destination, list(dict.fromkeys(targets)), force))
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         try:
             for result in pool.map(_converted, planned):
@@ -86,39 +87,38 @@ def migrate(
 class _Task:
     source: Path
     job: Job
-    clash: Path | None  # another source that has the same output
+    folder: Path
 
 
-def _planned(source: Path, destination: Path, targets: list[str], force: bool, found: Migration) -> Iterator[_Task]:
-    owners: dict[Path, Path] = {}
-    for path in _files(source, destination):
-        folder = destination / path.parent.relative_to(source)
-        for target in targets:
-            job = Job((str(path),), target, out_dir=str(folder), force=force)
-            base = base_of(path, job)
-            owner = owners.setdefault(base, path)
-            yield _Task(path, job, None if owner == path else owner)
+def _planned(source: Path, destination: Path, targets: list[str], force: bool) -> Iterator[_Task]:
+    for folder, names in _folders(source, destination):
+        into = destination / folder.relative_to(source)
+        stems = Counter(naming.stem(name, naming.SUFFIXES) for name in names if Path(name).suffix.lower() in naming.SUFFIXES)
+        for name in names:
+            # Beside model.pt and model.pth neither may be called model.safetensors: both keep their whole names.
+            whole = stems[naming.stem(name, naming.SUFFIXES)] > 1
+            for target in targets:
+                output = str(into / f"{name}.{target}") if whole else None
+                job = Job((str(folder / name),), target, output, None if whole else str(into), force=force)
+                yield _Task(folder / name, job, into)
 
 
-def _files(source: Path, destination: Path) -> Iterator[Path]:
-    """Regular files below ``source`` in a fixed order, without following links, and nothing of ``destination``."""
+def _folders(source: Path, destination: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders below ``source`` with their regular files, in a fixed order, without following links, and nothing of ``destination``."""
     for folder, folders, files in os.walk(source):
         folders[:] = sorted(name for name in folders if not naming.same(Path(folder, name), destination))
-        for name in sorted(files):
-            path = Path(folder, name)
-            if path.is_file() and not path.is_symlink():
-                yield path
+        yield Path(folder), sorted(name for name in files if (path := Path(folder, name)).is_file() and not path.is_symlink())
 
 
 def _converted(task: _Task) -> Result:
     result = Result(str(task.source))
     try:
         base = base_of(task.source, task.job)
-        if task.clash is not None:
-            raise OutputError(f"is already the output of {task.clash}", path=base, hint="rename one of the two")
         if base.exists() and not task.job.force:
             result.status = "skipped"
             return result
+        if task.job.output is not None:
+            naming.make_folder(task.folder)
         return convert_one(task.source, task.job)
     except naming.Exists:  # one of several models' outputs
         result.status = "skipped"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convert.pipeline import row_of
 from convert.text import count, dotted, shown, size
 from convert.values import Finding, examine
 from formats import registry
@@ -128,11 +129,12 @@ def _described(checkpoint: Checkpoint, *, values: bool) -> Inspection:
     except CheckpointError as error:
         doubt = error.what
     found = candidates(checkpoint)
+    row = row_of(checkpoint.format)
     path = checkpoint.path
     return Inspection(
         path=path,
         format=checkpoint.format,
-        title=title_of(checkpoint.format),
+        title=row.title if row else checkpoint.format,
         nbytes=path.stat().st_size if path.is_file() else None,
         metadata=checkpoint.metadata,
         tree=_tree(checkpoint.tree),
@@ -146,11 +148,6 @@ def _described(checkpoint: Checkpoint, *, values: bool) -> Inspection:
         notes=list(checkpoint.notes),
         sources=_class_sources(checkpoint),
     )  # fmt: skip
-
-
-def title_of(name: str) -> str:
-    """The registry's words for a format."""
-    return next((row.title for row in registry.ROWS if row.name == name), name)
 
 
 def _rows(checkpoint: Checkpoint, *, values: bool) -> list[Row]:

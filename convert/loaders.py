@@ -54,8 +54,10 @@ def _torch(path: Path) -> Loaded:
     except OSError as error:
         raise SystemIOError(f"cannot be read: {error.strerror}", path=path) from error
     except Exception as error:
-        first = next(iter(str(error).strip().splitlines()), "")
-        raise Unsupported(f"torch.load(weights_only=True) refuses it: {type(error).__name__}: {first:.160}", path=path) from error
+        first = next(iter(str(error).strip().splitlines()), "").partition(". ")[0]
+        raise Unsupported(
+            f"torch.load(weights_only=True) refuses it: {type(error).__name__}: {first.partition('. ')[0]:.160}", path=path
+        ) from error
     return Loaded(f"torch {torch.__version__}", value)
 
 

@@ -11,6 +11,7 @@ from convert.report import Failure, Report, Result
 from formats import registry
 from formats.core.checkpoint import Checkpoint
 from formats.core.errors import CheckpointError, OutputError, SystemIOError, Unsupported, UsageError
+from formats.core.protocol import Format
 
 
 def run(job: Job) -> Report:
@@ -69,13 +70,13 @@ def _check(job: Job) -> None:
 
 
 def _convert(source: Path, job: Job, result: Result, written: dict[Path, str]) -> None:
-    base = base_of(source, job)
     try:
-        naming.check_place(base, source, create=job.out_dir is not None)
+        naming.check_place(base_of(source, job), source, create=job.out_dir is not None)
         with registry.open(source) as checkpoint:
-            result.format, result.title = checkpoint.format, _title(checkpoint.format)
+            row = row_of(checkpoint.format)
+            result.format, result.title = checkpoint.format, row.title if row else None
             result.nbytes = source.stat().st_size if source.is_file() else None
-            planned = _planned(checkpoint, base, job, result)
+            planned = _planned(checkpoint, base_of(source, job, row), job, result)
             for one in planned.outputs:
                 for path, _ in one.output.files:
                     naming.check(path, source, force=job.force)
@@ -91,26 +92,29 @@ def _convert(source: Path, job: Job, result: Result, written: dict[Path, str]) -
     result.status = "done"
 
 
-def base_of(source: Path, job: Job) -> Path:
-    """The output of ``source`` where it holds one model."""
-    row = registry.target_row(job.to)
-    return naming.target(source, job.to, {*naming.SUFFIXES, *row.suffixes, *_suffixes()}, job.output, job.out_dir)
+def base_of(source: Path, job: Job, row: Format | None = None) -> Path:
+    """The output of ``source`` where it holds one model; ``row`` is its format, once that is known."""
+    rows = registry.ROWS if row is None else (*registry.ROWS, row)
+    known = {*naming.SUFFIXES, *registry.target_row(job.to).suffixes, *(suffix for one in rows for suffix in one.suffixes)}
+    return naming.target(source, job.to, known, job.output, job.out_dir)
 
 
-def _suffixes() -> set[str]:
-    return {suffix for row in registry.ROWS for suffix in row.suffixes}
-
-
-def _title(name: str) -> str:
-    return next((row.title for row in registry.ROWS if row.name == name), name)
+def row_of(name: str) -> Format | None:
+    """The registry's row for the name of a reader; plugins are asked only where it is none of ours."""
+    found = next((row for row in registry.ROWS if row.name == name), None)
+    return found or next((row for row in registry.plugins() if row.name == name), None)
 
 
 def _planned(checkpoint: Checkpoint, base: Path, job: Job, result: Result) -> Plan:
     from convert import select
+    from convert.rest import restored
 
+    writer = registry.writer(job.to)
+    if job.keep == "all" or (writer.CAPABILITIES.extras and job.keep != "none"):
+        checkpoint = restored(checkpoint)
     choices = select.choose(checkpoint, select=job.select, ema=job.ema, strip=job.strip)
     dropped = select.dropped(checkpoint, choices)
-    planned = plan(checkpoint, choices, dropped, registry.writer(job.to), base, job)
+    planned = plan(checkpoint, choices, dropped, writer, base, job)
     result.outputs = [one.output for one in planned.outputs]
     result.dropped = planned.dropped
     result.notes = planned.notes

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from convert import __version__, extras, naming
 from convert.job import Job
+from convert.modules import without_modules
 from convert.report import Left, Output
+from convert.rest import REST, Kept
 from convert.transforms import Transform, apply
 from formats.core.checkpoint import Checkpoint, Content, StateDict
 from formats.core.composites import DESCRIPTION, Expanded, expand
@@ -49,7 +51,8 @@ def plan(checkpoint: Checkpoint, choices: list[Choice], dropped: list[Dropped], 
         raise Unsupported(f"--to {job.to} needs a model that runs, and weights are no program")
     left = [Left(d.path, d.tensors, d.nbytes, d.summary) for d in dropped]
     made = Plan([], left, list(checkpoint.notes))
-    beside = _beside(checkpoint, choices, capabilities, job, made)
+    whole = _whole(checkpoint, choices, capabilities, job, made)
+    beside = _beside(checkpoint, choices, capabilities, job, made) if whole is None else {}
     foreign = _foreign_metadata(checkpoint, capabilities, made)
     for choice in choices:
         model = apply(choice.state_dict, transforms_of(job))
@@ -59,8 +62,17 @@ def plan(checkpoint: Checkpoint, choices: list[Choice], dropped: list[Dropped], 
             content.metadata = foreign | _metadata(checkpoint, choice, expanded, made.dropped)
         if expanded.unsaid:
             made.notes.append(f"versions of {len(expanded.unsaid)} modules are no plain data and were left out")
-        layouts = writer.plan(content, {})
         path = naming.of_model(base, choice.name, job.to)
+        before: list[Layout] = []
+        if whole is not None and capabilities.extras:
+            content.tree = whole
+        elif whole is not None:
+            kept = Kept(whole, model, path, {"source": checkpoint.path.name, "model": choice.path, "stripped": choice.stripped})
+            content.metadata |= kept.metadata
+            before = kept.layouts
+        notes: list[str] = []
+        layouts = [*before, *writer.plan(content, {"notes": notes})]
+        made.notes += notes
         output = Output(
             path=path,
             model=choice.name,
@@ -137,12 +149,28 @@ def _beside(checkpoint: Checkpoint, choices: list[Choice], capabilities: Capabil
     return kept
 
 
+def _whole(checkpoint: Checkpoint, choices: list[Choice], capabilities: Capabilities, job: Job, made: Plan) -> Any:
+    """The whole tree where it travels as it is, beside or around the model: asked for, or put together from a model's rest."""
+    restored = "rest" in checkpoint.metadata and capabilities.extras
+    if job.keep != "all" and not restored:
+        return None
+    if not (capabilities.extras or capabilities.metadata):
+        return None  # `_beside` says what would be lost
+    if len(choices) != 1:
+        raise Unsupported(f"--keep all with {len(choices)} models is not clear", hint="--select names one of them")
+    tree, modules = without_modules(checkpoint.tree)
+    if modules:
+        made.notes.append(f"{len(modules)} whole models are kept as state dicts ({', '.join(sorted(set(modules)))})")
+    made.dropped = []
+    return tree
+
+
 def _foreign_metadata(checkpoint: Checkpoint, capabilities: Capabilities, made: Plan) -> dict[str, str]:
     """Text that the source says about itself and that is not ours."""
     said = checkpoint.metadata.get("__metadata__")
     if not isinstance(said, dict):
         return {}
-    foreign = {key: value for key, value in said.items() if key not in (PROVENANCE, DESCRIPTION, "format")}
+    foreign = {key: value for key, value in said.items() if key not in (PROVENANCE, DESCRIPTION, REST, "format")}
     if foreign and not capabilities.metadata:
         made.dropped.append(Left("__metadata__", 0, 0, f"text metadata of {len(foreign)} entries"))
     return foreign

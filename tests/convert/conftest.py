@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ def model() -> Any:
     return torch.nn.Sequential(OrderedDict(conv=torch.nn.Conv2d(3, 4, 3), bn=torch.nn.BatchNorm2d(4), head=torch.nn.Linear(4, 2)))
 
 
-@pytest.fixture
-def training(tmp_path: Path, model: Any) -> Path:
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory, model: Any) -> Path:
     """``in.pth.tar`` as a training script on several GPUs saves it: state dict with ``module.``, optimizer, epoch, arguments."""
     import argparse
 
@@ -29,20 +30,23 @@ def training(tmp_path: Path, model: Any) -> Path:
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    wrapped = torch.nn.DataParallel(model).state_dict()
-    path = tmp_path / "in.pth.tar"
-    torch.save(
-        {
-            "epoch": 3,
-            "arch": "tiny",
-            "args": argparse.Namespace(lr=0.1),
-            "state_dict": wrapped,
-            "optimizer": optimizer.state_dict(),
-            "best": {"acc1": 0.5, "logits": torch.arange(3.0)},
-        },
-        path,
-    )
+    path = tmp_path_factory.mktemp("saved") / "in.pth.tar"
+    checkpoint = {
+        "epoch": 3,
+        "arch": "tiny",
+        "args": argparse.Namespace(lr=0.1),
+        "state_dict": torch.nn.DataParallel(model).state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "best": {"acc1": 0.5, "logits": torch.arange(3.0)},
+    }
+    torch.save(checkpoint, path)
     return path
+
+
+@pytest.fixture
+def training(tmp_path: Path, saved: Path) -> Path:
+    """A copy of that file, alone in its folder."""
+    return Path(shutil.copy(saved, tmp_path / "in.pth.tar"))
 
 
 @pytest.fixture

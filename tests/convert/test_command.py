@@ -315,6 +315,16 @@ def test_migrate_mirrors_a_tree_and_goes_on(training: Path, gan: Path, tmp_path:
     assert run_json("migrate", source, destination, "--to", "safetensors", "--force")["done"] == 2
 
 
+def test_migrate_keeps_namesakes_apart(training: Path, tmp_path: Path) -> None:
+    source, destination = tmp_path / "zoo", tmp_path / "out"
+    (source / "deep").mkdir(parents=True)
+    for name in ("a.pth", "a.pt", "a.txt", "b.pth"):
+        (source / "deep" / name).write_bytes(training.read_bytes() if name != "a.txt" else b"notes")
+    document = run_json("migrate", source, destination, "--to", "safetensors", "--jobs", "1")
+    assert document["done"] == 3
+    assert files(destination) == {"deep/a.pth.safetensors", "deep/a.pt.safetensors", "deep/b.safetensors"}
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion_knows_commands_and_targets(shell: str) -> None:
     def complete(*words: str) -> str:

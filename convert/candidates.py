@@ -18,7 +18,8 @@ from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 # Names, in lower case, that a part of a checkpoint is known by when it is not the model.
 _NOT_MODEL = re.compile(
     r"(?:^|[_\-/ ])(?:optim\w*|opt|opts|sched\w*|scaler|grad_?scaler|amp|apex|rng|random|criterion|loss\w*|metric\w*|meter\w*|"
-    r"callbacks?|loops?|hyper\w*|hparams|args?|cfg|config\w*|settings|history|hist|logs?|stats|loader|sampler|dataset)(?:$|[_\-/ ])|^lr$"
+    r"callbacks?|loops?|hyper\w*|hparams|args?|cfg|config\w*|settings|history|hist|logs?|stats|loader|sampler|dataset|"
+    r"constants)(?:$|[_\-/ ])|^lr$"
 )
 EMA = re.compile(r"(?:^|[_\-. ])(?:ema\d*|averaged?|avg|swa|shadow|polyak)(?:$|[_\-. ])")
 MAX_CONTAINERS = 300_000  # visited for one state dict; containers shared many times over multiply

@@ -33,7 +33,13 @@ ROWS: tuple[Format, ...] = (
         "torch-legacy", "torch.save, legacy pickle (torch 0.1.10 – 1.5)", "formats.torch_legacy", heads=(b"\x80", b"(", b"L", b"I", b"\x8a")
     ),
     Format("torchscript", "TorchScript (torch.jit.save, mobile .ptl, torch 1.0)", "formats.torchscript", heads=_ZIP),
-    Format("folder", "folder that once was a ZIP checkpoint", "formats.folder", folders=True),
+    Format(
+        "pickled-module", "plain pickle of a module, of tensors or of NumPy arrays", "formats.pickled_module",
+        heads=(b"\x80", b"(", b"c", b"]", b"}"), nests=True,
+    ),
+    Format("torch-package", "torch.package", "formats.torch_package", heads=_ZIP),
+    Format("exported-program", "ExportedProgram (torch.export.save, .pt2)", "formats.exported_program", heads=_ZIP, nests=True),
+    Format("folder", "folder that once was a ZIP checkpoint", "formats.folder", files=False, folders=True),
     Format("torch-tar", "torch.save, TAR (torch ≤ 0.1.9)", "formats.torch_tar"),
     Format(
         "safetensors", "safetensors", "formats.safetensors", suffixes=(".safetensors",), writes=True, targets=("safetensors",)
@@ -44,6 +50,7 @@ ROWS: tuple[Format, ...] = (
         "sharded", "sharded model (index of safetensors or .bin)", "formats.sharded", (".safetensors.index.json", ".bin.index.json"),
         heads=(b"{", b" ", b"\n", b"\r", b"\t"), folders=True, nests=True, writes=True, targets=("safetensors-sharded",),
     ),
+    Format("wrapped", "archive around checkpoints (zip, tar, gz, bz2, xz, zst)", "formats.wrapped", nests=True),
     Format("torch-distributed", "torch.distributed.checkpoint folder", "formats.distributed", files=False, folders=True, nests=True),
     Format("onnx", "ONNX model: its initializers", "formats.onnx", heads=(b"\x08",)),
     Format("npz", "NumPy .npz", "formats.npz", heads=_ZIP),

@@ -47,6 +47,8 @@ def sniff(probe: Probe) -> Match:
 
 def _root(archive: ZipDirectory) -> tuple[str, str] | None:
     """(folder with its slash, name of the record that describes the module)."""
+    if any(member.endswith(".data/extern_modules") for member in archive.members):
+        return None  # torch.package, which may hold programs
     for name in ("constants.pkl", "model.json"):
         found = [member[: -len(name)] for member in archive.members if member == name or member.endswith(f"/{name}")]
         if len(found) == 1:

@@ -161,6 +161,10 @@ def _recognise(probe: Probe) -> CheckpointError:
     for at, magic, what, hint in _HEADS:
         if head[at : at + len(magic)] == magic:
             return UnknownFormat(what, hint=hint)
+    if head[:1] == b"\x80" and head[1:2] <= b"\x05":
+        whose = named_in(probe.file.read(0, min(probe.size, 1 << 16)))
+        if whose is not None:
+            return UnknownFormat(f"is a pickle of {whose}, with data that no pickle has (joblib writes so)", hint=_TORCH)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:512].lower()
     for pattern, what, hint in _TEXTS:
         if pattern.match(text):
@@ -235,6 +239,6 @@ def plain_pickle(names: Iterable[str], root: str) -> CheckpointError:
 def named_in(head: bytes) -> str | None:
     """Whose pickle it is, from names in its first bytes, for what cannot be evaluated to its end (joblib puts arrays inside)."""
     for package, what in _PACKAGES:
-        if re.search(rb"(?:^|[^\w.])%b\.[\w.]+" % package.encode(), head):
+        if re.search(rb"(?:^|[^a-zA-Z_.])%b(?:\.[\w.]+|\n\w+\n)" % package.encode(), head):
             return what
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from formats.core import dtype as dtypes
@@ -29,8 +30,11 @@ def numpy_dtype(value: Any) -> tuple[DType, bool] | None:
     return None if name is None else (dtypes.BY_NAME[name], order == ">" or code[:1] == ">")
 
 
-def numpy_tensor(value: Any) -> TensorView | None:
-    """A tensor over the array's own bytes; None where ``value`` is no numeric array record."""
+def numpy_tensor(value: Any, in_place: Callable[[Any], Storage | None] | None = None) -> TensorView | None:
+    """A tensor over the array's own bytes; None where ``value`` is no numeric array record.
+
+    ``in_place`` gives the storage of bytes that a reader left in the file.
+    """
     if type(value) is not Record or value.name not in _ARRAYS:
         return None
     if value.name.endswith("_frombuffer"):  # (buffer, dtype, shape, order), protocol 5 in band
@@ -46,7 +50,8 @@ def numpy_tensor(value: Any) -> TensorView | None:
     found = numpy_dtype(described)
     if isinstance(raw, str):  # Python 2's bytes, decoded as text on the way in
         raw = raw.encode("latin-1" if isinstance(raw, Latin1) else "utf-8")
-    if found is None or not isinstance(raw, bytes) or not isinstance(shape, tuple) or type(fortran) not in (bool, int):
+    storage: Storage | None = BytesStorage(raw) if isinstance(raw, bytes) else in_place(raw) if in_place else None
+    if found is None or storage is None or not isinstance(shape, tuple) or type(fortran) not in (bool, int):
         return None
     dtype, big = found
     count = 1
@@ -54,9 +59,8 @@ def numpy_tensor(value: Any) -> TensorView | None:
         if type(size) is not int or size < 0:
             return None
         count *= size
-    if count * dtype.itemsize != len(raw):
+    if count * dtype.itemsize != storage.nbytes:
         return None
-    storage: Storage = BytesStorage(raw)
     if big and dtype.swap > 1:
         storage = Swapped(storage, dtype.swap)
     strides: tuple[int, ...] | None = None

@@ -73,7 +73,7 @@ def deflate(path: Path) -> None:
 
 def state_dict(checkpoint: Checkpoint) -> dict[str, Any]:
     tree = checkpoint.tree
-    return tree["state_dict"] if "state_dict" in tree else tree
+    return tree.get("state_dict", tree)
 
 
 def assert_as_torch(path: Path) -> Checkpoint:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from convert import cli_keys as keys
 from convert import console
 from convert.job import KEEPS, LEVELS, Job
 
@@ -21,9 +22,17 @@ class DefaultGroup(TyperGroup):
     """What begins with no sub-command's name is the default command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0].partition("=")[0] not in GROUP_OPTIONS:
+        named = args and args[0] in self.commands and args[0] != DEFAULT  # a file may have the hidden name
+        if args and not named and args[0].partition("=")[0] not in GROUP_OPTIONS:
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
+
+
+class DefaultCommand(TyperCommand):
+    """The default command's help does not show the name that nobody types."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        return super().make_context("", args, parent, **extra)
 
 
 app = typer.Typer(
@@ -38,7 +47,7 @@ app = typer.Typer(
     "convert SOURCE... --to safetensors|pth|pth.tar [-o FILE | --out-dir DIR] is the default command; "
     "convert SOURCE --help describes its options.",
     epilog="Exit codes: 0 done and verified, 2 usage, 65 the input is not what it should be, 69 the tool or the target cannot, "
-    "70 parity failed, 73 the output cannot be made, 74 input or output failed.",
+    "70 parity failed or a difference was found, 73 the output cannot be made, 74 input or output failed.",
 )
 
 
@@ -87,7 +96,7 @@ Ema = Annotated[bool, typer.Option("--ema", help="Take the averaged copy of the 
 To = Annotated[str, typer.Option("--to", metavar="TARGET", help="Format to write: see convert formats.", autocompletion=_targets)]
 
 
-@app.command(DEFAULT, hidden=True)
+@app.command(DEFAULT, hidden=True, cls=DefaultCommand)
 def source(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Checkpoints to convert.", callback=_named)],
     to: To,
@@ -109,11 +118,22 @@ def source(
     ] = "bytes",
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.")] = False,
+    only: keys.Only = None,
+    drop: keys.Drop = None,
+    rules: keys.Rules = None,
+    reverse: keys.Reverse = False,
+    strip_prefix: keys.Strip = None,
+    rename: keys.Rename = None,
+    add_prefix: keys.Add = None,
+    fill_missing: keys.Fill = None,
+    like: keys.Like = None,
+    into: keys.Into = None,
     json: Json = False,
     debug: Debug = False,
 ) -> int:
     """Convert each SOURCE to TARGET."""
-    job = Job(tuple(sources), to, output, out_dir, select, ema, strip, keep, verify, force, dry_run, json, debug)
+    key_options = keys.options(only, drop, rules, reverse, strip_prefix, rename, add_prefix, fill_missing, like, into)
+    job = Job(tuple(sources), to, output, out_dir, select, ema, strip, keep, verify, force, dry_run, json, debug, key_options)
     return console.default(job)
 
 
@@ -189,6 +209,10 @@ def migrate(
     else:
         render.migration(found)
     return found.exit
+
+
+app.command("diff")(keys.diff)
+app.command("doctor")(keys.doctor)
 
 
 def main(arguments: Sequence[str]) -> int:

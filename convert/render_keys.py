@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 from convert.console import out
 from convert.fold import fold, folded
-from convert.text import count, shown
+from convert.text import count, shape, shown
 
 if TYPE_CHECKING:
     from convert.diff import Difference, Row
+    from convert.doctor import Diagnosis
+    from convert.expectation import Outcome
+    from convert.warm_start import Transfer
 
 LINES = 40  # folds of one kind that are shown
 
@@ -35,13 +38,13 @@ _HEADINGS = {
 }  # fmt: skip
 
 
-def _keys(heading: str, keys: list[str], universe: list[str]) -> None:
+def _keys(heading: str, keys: list[str], universe: list[str], indent: int = 2) -> None:
     if not keys:
         return
     out(f"{heading} ({len(keys):,})")
     lines = folded(keys, universe)
     for line in lines[:LINES]:
-        out(f"  {line}")
+        out(" " * indent + line)
     _more(lines)
 
 
@@ -73,7 +76,6 @@ def _values(rows: list[Row]) -> str:
         return ""
     if len(found) == 1:
         return found[0].text()
-    total = found[0]
     from convert.deviation import Deviation
 
     total = Deviation(sum(one.numel for one in found))
@@ -85,3 +87,78 @@ def _values(rows: list[Row]) -> str:
 def _more(lines: list[str]) -> None:
     if len(lines) > LINES:
         out(f"  … and {count(len(lines) - LINES, 'line')} more: --json has all")
+
+
+def diagnosis(found: Diagnosis) -> None:
+    """What loading says, then each remedy with its command, how sure it is and why."""
+    out(f"{shown(found.source, 300)} into {shown(found.expected.name, 300)}")
+    if found.raw is None:
+        out(f"load_state_dict would refuse it: the file holds {shown(found.raw_kind, 200)}")
+    elif found.raw.loads:
+        out(f"load_state_dict(strict=True) takes it as it is: {count(found.raw.matched, 'tensor')} by name and shape")
+    else:
+        out("load_state_dict(strict=True) would say")
+        _said(found.raw, found)
+    for note in found.notes:
+        out(f"note: {shown(note, 600)}")
+    if found.status == "loads":
+        return
+    if not found.remedies:
+        out("no rule was found: not one tensor of the file fits the model by any renaming that was tried")
+        return
+    if len(found.remedies) > 1:
+        out(f"{len(found.remedies)} remedies fit equally well; names and shapes do not tell which one is right")
+    for number, remedy in enumerate(found.remedies, 1):
+        out(f"\nremedy{f' {number}' if len(found.remedies) > 1 else ''} ({remedy.sure})")
+        for reason in remedy.reasons:
+            out(f"  {shown(reason, 400)}")
+        for rival in remedy.rivals:
+            out(f"  would fit as well: {shown(rival, 200)}")
+        if remedy.by_order:
+            _keys("  matched by order alone", [key for key, _ in remedy.by_order], found.universe, 4)
+        if remedy.kept:
+            _keys("  the model keeps its own", remedy.kept, list(found.expected.slots), 4)
+        if remedy.unused:
+            _keys("  not used from the checkpoint", remedy.unused, found.universe, 4)
+        if remedy.rules:
+            out("  rules, one a line:")
+            for line in remedy.rules[:LINES]:
+                out(f"    {shown(line, 400)}")
+            if len(remedy.rules) > LINES:
+                out(f"    … and {count(len(remedy.rules) - LINES, 'line')} more: --write-rules FILE writes them all")
+        out(f"  {shown(remedy.command, 4000)}")
+        if remedy.complete:
+            out(
+                f"  after it load_state_dict(strict=True) takes all {count(remedy.after.matched + len(remedy.after.filled), 'tensor')}"
+            )
+        else:
+            out("  after it load_state_dict(strict=True) still says")
+            _said(remedy.after, found)
+
+
+def _said(outcome: Outcome, found: Diagnosis) -> None:
+    universe = found.universe
+    _keys("  missing", outcome.missing, universe, 4)
+    _keys("  unexpected", outcome.unexpected, universe, 4)
+    if outcome.mismatched:
+        out(f"  size mismatch ({len(outcome.mismatched):,})")
+        lines = [f"    {shown(key)}: checkpoint {shape(a)}, model {shape(b)}" for key, (a, b) in outcome.mismatched.items()]
+        for line in lines[:LINES]:
+            out(line)
+        _more(lines)
+
+
+def transfer(found: Transfer) -> list[str]:
+    """The table of a warm start."""
+    lines = [f"taken over from the source ({len(found.taken):,})"]
+    lines += [f"  {line}" for line in folded(found.taken, found.keys)[:LINES]]
+    if found.resized:
+        lines.append(f"kept, another shape ({len(found.resized):,})")
+        lines += [f"  {shown(key)}: source {shape(a)}, model {shape(b)}" for key, (a, b) in list(found.resized.items())[:LINES]]
+    if found.kept:
+        lines.append(f"kept, not in the source ({len(found.kept):,})")
+        lines += [f"  {line}" for line in folded(found.kept, found.keys)[:LINES]]
+    if found.unused:
+        lines.append(f"not used from the source ({len(found.unused):,})")
+        lines += [f"  {line}" for line in folded(found.unused, found.source_keys)[:LINES]]
+    return lines

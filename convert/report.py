@@ -75,6 +75,8 @@ class Output:
     extras: list[str] = field(default_factory=list)  # what travels beside the model
     files: list[tuple[Path, int]] = field(default_factory=list)
     verified: str = "none"
+    keys: dict[str, Any] = field(default_factory=dict)  # what became of the keys, where something was asked for
+    remarks: list[str] = field(default_factory=list)  # the same for people
 
     @property
     def nbytes(self) -> int:
@@ -94,6 +96,7 @@ class Output:
             "aliases": self.aliases or None,
             "composites": self.composites or None,
             "extras": self.extras or None,
+            "keys": self.keys or None,
             "verified": self.verified,
         })  # fmt: skip
 
@@ -110,6 +113,7 @@ class Output:
         if self.composites:
             spelled = _listed([f"{shown(key)} ({shown(kind)})" for key, kind in self.composites.items()])
             lines.append(f"written as component tensors: {spelled}")
+        lines += self.remarks
         verb = "would be written to" if planned else "written to"
         checked = "" if planned else ", read back and equal" if self.verified == "bytes" else ", not verified"
         lines.append(f"{verb} {shown(self.path, 300)}: {size(self.nbytes)}{checked}")

@@ -124,6 +124,21 @@ def written(kind: str, *values: str) -> str:
     return f"{kind} " + " = ".join(_quoted(value) for value in values)
 
 
+def text_of(rules: KeyRules) -> list[str]:
+    """The lines of a rules file that does what ``rules`` do."""
+    lines: list[str] = []
+    for rule in rules.rules:
+        if isinstance(rule, Keep):
+            lines += [written("only" if rule.keep else "drop", pattern) for pattern in rule.patterns]
+        elif isinstance(rule, Prefix):
+            lines.append(written("strip-prefix", rule.old) if rule.old else written("add-prefix", rule.new))
+        elif isinstance(rule, Rename):
+            lines.append(written("rename", rule.pattern, rule.text))
+        elif isinstance(rule, Exact):
+            lines += [written("key", old, new) for old, new in rule.names.items()]
+    return lines
+
+
 def _quoted(value: str) -> str:
     odd = not value or value != value.strip() or " = " in value or value[0] in '#"' or not value.isprintable()
     return json.dumps(value) if odd or value.endswith(" =") else value

@@ -50,8 +50,9 @@ def stream(layout: Layout, fd: int, read_back: int, observe: Observe | None = No
         check.stop()
     crcs = check.crcs
     rest = [(literal.offset, literal.data) for literal in layout.literals]
+    known = [crc or 0 for crc in crcs]
     for late in layout.late:
-        made = late.make([crc or 0 for crc in crcs])
+        made = late.make(known)
         if len(made) != late.size:
             raise ParityFailed(f"segment at byte {late.offset} is {len(made)} bytes long, {late.size} were planned")
         rest.append((late.offset, made))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from formats.core.checkpoint import Record, StateDict
+from formats.core.checkpoint import Ordered, Record, StateDict, children
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
 from formats.core.tensor import CompositeTensor, TensorView
 
@@ -89,3 +89,54 @@ def _name(name: Any) -> str:
     if not isinstance(name, str):
         raise CorruptCheckpoint(f"module with a part named by a {type(name).__name__}")
     return name
+
+
+def without_modules(tree: Any) -> tuple[Any, list[str]]:
+    """``tree`` with every whole module replaced by its state dict, and the modules' classes; itself where it holds none.
+
+    Containers around a module are copied, never changed; what stood in two places still does.
+    """
+    made: dict[int, Any] = {}
+    names: list[str] = []
+    kept: list[Any] = []  # ids are keys: nothing may be freed while they are
+    stack: list[tuple[Any, bool]] = [(tree, False)]
+    while stack:
+        node, leaving = stack.pop()
+        if leaving:
+            _fill(node, made)
+        elif id(node) not in made and isinstance(node, (dict, list, tuple, Record)):
+            kept.append(node)
+            if type(node) is Record and module_fields(node) is not None:
+                state_dict = state_dict_of(node)
+                made[id(node)] = Ordered(state_dict.tensors)
+                names.append(node.name)
+                continue
+            made[id(node)] = _empty(node)
+            stack.append((node, True))
+            stack.extend((child, False) for _, child in reversed(list(children(node))))
+    return (made.get(id(tree), tree), names) if names else (tree, names)
+
+
+def _empty(node: Any) -> Any:
+    """A container of the same type to be filled when all that it holds is known; a tuple is made whole then."""
+    if type(node) is Record:
+        return Record(node.callable)
+    return node if type(node) is tuple else type(node)()
+
+
+def _fill(node: Any, made: dict[int, Any]) -> None:
+    def of(value: Any) -> Any:
+        return made.get(id(value), value)
+
+    copy = made[id(node)]
+    if type(node) is tuple:
+        made[id(node)] = tuple(of(value) for value in node)
+    elif isinstance(node, list):
+        copy.extend(of(value) for value in node)
+    elif isinstance(node, dict):
+        copy.update((of(key), of(value)) for key, value in node.items())
+        if type(node) is Ordered and node.attributes is not None:
+            copy.attributes = {key: of(value) for key, value in node.attributes.items()}
+    else:
+        for part in ("args", "kwargs", "state", "items", "entries"):
+            setattr(copy, part, of(getattr(node, part)))

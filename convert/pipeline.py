@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from convert import naming
 from convert.job import KEEPS, LEVELS, Job
 from convert.plan import Plan, plan
 from convert.report import Failure, Report, Result
 from formats import registry
+from formats.core import sparse
 from formats.core.checkpoint import Checkpoint
 from formats.core.errors import CheckpointError, OutputError, SystemIOError, Unsupported, UsageError
 from formats.core.protocol import Format
+
+if TYPE_CHECKING:
+    from convert.reshape import Reshaping
 
 
 def run(job: Job) -> Report:
@@ -63,6 +70,8 @@ def _check(job: Job) -> None:
         raise UsageError("-o names a file and --out-dir a folder: one of them is enough")
     if job.output is not None and len(job.sources) > 1:
         raise UsageError(f"-o names one file for {len(job.sources)} sources", hint="--out-dir FOLDER takes them all")
+    if job.keys is not None and job.keep == "all":
+        raise UsageError("--keep all keeps a checkpoint as it is: its keys can be changed in a second step")
     if job.output in ("", "-"):
         raise UsageError("an output is a file with a name: it is checked before it gets it")
     if "-" in job.sources:
@@ -71,15 +80,16 @@ def _check(job: Job) -> None:
 
 def _convert(source: Path, job: Job, result: Result, written: dict[Path, str]) -> None:
     try:
-        naming.check_place(base_of(source, job), source, create=job.out_dir is not None)
-        with registry.open(source) as checkpoint:
+        naming.check_place(base_of(source, job), source, named=job.output is not None, create=job.out_dir is not None)
+        with registry.open(source) as checkpoint, _reshaping(job) as keys:
             row = row_of(checkpoint.format)
             result.format, result.title = checkpoint.format, row.title if row else None
             result.nbytes = source.stat().st_size if source.is_file() else None
-            planned = _planned(checkpoint, base_of(source, job, row), job, result)
+            planned = _planned(checkpoint, base_of(source, job, row), job, result, keys)
             for one in planned.outputs:
                 for path, _ in one.output.files:
-                    naming.check(path, source, force=job.force)
+                    for origin in (source, *(keys.paths if keys else ())):
+                        naming.check(path, origin, force=job.force)
                     _claim(path, source, written)
             if job.dry_run:
                 result.status = "planned"
@@ -105,16 +115,31 @@ def row_of(name: str) -> Format | None:
     return found or next((row for row in registry.plugins() if row.name == name), None)
 
 
-def _planned(checkpoint: Checkpoint, base: Path, job: Job, result: Result) -> Plan:
+def _reshaping(job: Job) -> AbstractContextManager[Reshaping | None]:
+    """What the job wants done to keys, open; most jobs want nothing and load nothing for it."""
+    if job.keys is None:
+        return nullcontext(None)
+    from convert.reshape import Reshaping
+
+    return Reshaping(job.keys)
+
+
+def _planned(checkpoint: Checkpoint, base: Path, job: Job, result: Result, keys: Reshaping | None) -> Plan:
     from convert import select
-    from convert.rest import restored
 
     writer = registry.writer(job.to)
-    if job.keep == "all" or (writer.CAPABILITIES.extras and job.keep != "none"):
+    if job.keys is not None and job.keys.into is not None:
+        job = replace(job, keep="none")  # what stands beside the pretrained weights is not the new model's
+    if keys is None and (job.keep == "all" or (writer.CAPABILITIES.extras and job.keep != "none")):
+        from convert.rest import restored
+
         checkpoint = restored(checkpoint)
-    choices = select.choose(checkpoint, select=job.select, ema=job.ema, strip=job.strip)
+    wanted = job.select if job.select is not None else checkpoint.metadata.get("rest", {}).get("model")
+    choices = select.choose(checkpoint, select=wanted, ema=job.ema, strip=job.strip)
+    for choice in choices:
+        sparse.check(choice.state_dict.tensors)
     dropped = select.dropped(checkpoint, choices)
-    planned = plan(checkpoint, choices, dropped, writer, base, job)
+    planned = plan(checkpoint, choices, dropped, writer, base, job, keys)
     result.outputs = [one.output for one in planned.outputs]
     result.dropped = planned.dropped
     result.notes = planned.notes

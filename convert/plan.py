@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from convert import __version__, extras, naming
 from convert.job import Job
-from convert.modules import without_modules
 from convert.report import Left, Output
-from convert.rest import REST, Kept
 from convert.transforms import Transform, apply
 from formats.core.checkpoint import Checkpoint, Content, StateDict
-from formats.core.composites import DESCRIPTION, Expanded, expand
+from formats.core.composites import DESCRIPTION, REST, Expanded, expand
 from formats.core.errors import Unsupported
 from formats.core.layout import Layout
 from formats.core.protocol import Capabilities
 from formats.core.tensor import CompositeTensor
 
 if TYPE_CHECKING:
+    from convert.reshape import Reshaping
     from convert.select import Choice, Dropped
 
 PROVENANCE = "ckpt_convert"  # metadata key: where the weights came from, as JSON
@@ -44,7 +43,15 @@ class Plan:
     notes: list[str]
 
 
-def plan(checkpoint: Checkpoint, choices: list[Choice], dropped: list[Dropped], writer: Any, base: Path, job: Job) -> Plan:
+def plan(
+    checkpoint: Checkpoint,
+    choices: list[Choice],
+    dropped: list[Dropped],
+    writer: Any,
+    base: Path,
+    job: Job,
+    keys: Reshaping | None = None,
+) -> Plan:
     """Lay out one output for each of ``choices``. Raises `Unsupported`, naming the tensor, for what ``writer`` cannot hold."""
     capabilities: Capabilities = writer.CAPABILITIES
     if capabilities.program:
@@ -55,11 +62,12 @@ def plan(checkpoint: Checkpoint, choices: list[Choice], dropped: list[Dropped], 
     beside = _beside(checkpoint, choices, capabilities, job, made) if whole is None else {}
     foreign = _foreign_metadata(checkpoint, capabilities, made)
     for choice in choices:
-        model = apply(choice.state_dict, transforms_of(job))
+        model, change = (choice.state_dict, None) if keys is None else keys.apply(choice.state_dict)
+        model = apply(model, transforms_of(job))
         expanded = _fitted(model, capabilities, job.to)
         content = Content(StateDict(dict(expanded.tensors), model.versions), beside, {})
         if capabilities.metadata:
-            content.metadata = foreign | _metadata(checkpoint, choice, expanded, made.dropped)
+            content.metadata = foreign | _metadata(checkpoint, choice, expanded, made.dropped, change.account if change else {})
         if expanded.unsaid:
             made.notes.append(f"versions of {len(expanded.unsaid)} modules are no plain data and were left out")
         path = naming.of_model(base, choice.name, job.to)
@@ -67,6 +75,8 @@ def plan(checkpoint: Checkpoint, choices: list[Choice], dropped: list[Dropped], 
         if whole is not None and capabilities.extras:
             content.tree = whole
         elif whole is not None:
+            from convert.rest import Kept
+
             kept = Kept(whole, model, path, {"source": checkpoint.path.name, "model": choice.path, "stripped": choice.stripped})
             content.metadata |= kept.metadata
             before = kept.layouts
@@ -85,9 +95,13 @@ def plan(checkpoint: Checkpoint, choices: list[Choice], dropped: list[Dropped], 
             composites={key: entry["kind"] for key, entry in expanded.composites.items()},
             extras=[str(key) for key in beside],
             files=[(path.parent / one.name if one.name else path, one.size) for one in layouts],
+            keys=change.document if change else {},
+            remarks=change.lines if change else [],
         )
         made.notes += choice.notes
         made.outputs.append(Planned(output, layouts))
+    if keys is not None:
+        made.notes += keys.finish()
     return made
 
 
@@ -158,6 +172,8 @@ def _whole(checkpoint: Checkpoint, choices: list[Choice], capabilities: Capabili
         return None  # `_beside` says what would be lost
     if len(choices) != 1:
         raise Unsupported(f"--keep all with {len(choices)} models is not clear", hint="--select names one of them")
+    from convert.modules import without_modules
+
     tree, modules = without_modules(checkpoint.tree)
     if modules:
         made.notes.append(f"{len(modules)} whole models are kept as state dicts ({', '.join(sorted(set(modules)))})")
@@ -176,7 +192,9 @@ def _foreign_metadata(checkpoint: Checkpoint, capabilities: Capabilities, made: 
     return foreign
 
 
-def _metadata(checkpoint: Checkpoint, choice: Choice, expanded: Expanded, dropped: list[Left]) -> dict[str, str]:
+def _metadata(
+    checkpoint: Checkpoint, choice: Choice, expanded: Expanded, dropped: list[Left], keys: dict[str, Any]
+) -> dict[str, str]:
     """The output's own account of itself: nothing in it depends on when or where it was made."""
     account: dict[str, Any] = {
         "version": 1,
@@ -189,6 +207,8 @@ def _metadata(checkpoint: Checkpoint, choice: Choice, expanded: Expanded, droppe
         account["stripped"] = choice.stripped
     if dropped:
         account["dropped"] = [left.document() for left in dropped]
+    if keys:
+        account["keys"] = keys
     # What `safetensors.torch.save_model` writes for tied tensors, where it would say nothing else.
     entries = {
         key: kept for key, kept in expanded.aliases.items() if key not in ("format", PROVENANCE, DESCRIPTION) and _is_text(key)

@@ -173,8 +173,12 @@ class StateDict:
 
 @dataclass
 class Content:
-    """What a writer is given: the model, what else travels, and text metadata for containers that have a place for it."""
+    """What a writer is given: the model, what else travels, and text metadata for containers that have a place for it.
+
+    ``tree`` is the whole checkpoint where it is to be written as it was, the model at its own place; ``extras`` is empty then.
+    """
 
     model: StateDict
     extras: dict[Any, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    tree: Tree = None

@@ -29,6 +29,7 @@ from formats.core.errors import CorruptCheckpoint, Unsupported
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 
 DESCRIPTION = "ckpt_convert.tensors"
+REST = "ckpt_convert.rest"  # metadata key: the files beside the weights that hold the rest of the checkpoint
 VERSION = 1
 
 # dtype → (dtype whose elements carry its bytes, how many of them make one)

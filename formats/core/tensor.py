@@ -65,7 +65,7 @@ class TensorView:
         if offset + extent > held:
             if self.numel:
                 raise CorruptCheckpoint(f"tensor reaches element {offset + extent - 1} of a storage that holds {held}")
-            raise CorruptCheckpoint(f"empty tensor begins at element {offset} of a storage that holds {held}")
+            self.offset = 0  # torch lets an empty slice begin past the end; it has no bytes to be there
         nbytes = self.numel * dtype.itemsize
         if nbytes > EXPANSION_FLOOR and nbytes > MAX_EXPANSION * storage.nbytes:
             raise LimitExceeded(

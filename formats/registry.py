@@ -32,7 +32,8 @@ ROWS: tuple[Format, ...] = (
     Format(
         "torch-legacy", "torch.save, legacy pickle (torch 0.1.10 – 1.5)", "formats.torch_legacy", heads=(b"\x80", b"(", b"L", b"I", b"\x8a")
     ),
-    Format("torchscript", "TorchScript (torch.jit.save, mobile .ptl, torch 1.0)", "formats.torchscript", heads=_ZIP),
+    Format("torchscript", "TorchScript (torch.jit.save, mobile .ptl)", "formats.torchscript", heads=_ZIP),
+    Format("torchscript-json", "TorchScript of torch 1.0 – 1.3 (model.json)", "formats.torchscript_json", heads=_ZIP),
     Format(
         "pickled-module", "plain pickle of a module, of tensors or of NumPy arrays", "formats.pickled_module",
         heads=(b"\x80", b"(", b"c", b"]", b"}"), nests=True,

@@ -1,8 +1,8 @@
-"""TorchScript: what `torch.jit.save` and ``_save_for_lite_interpreter`` write (torch 1.1 to today), and torch 1.0's ``model.json``.
+"""TorchScript: what `torch.jit.save` and ``_save_for_lite_interpreter`` write (torch 1.4 to today).
 
-Source: ``torch/csrc/jit/serialization/export_module.cpp`` and ``import.cpp``; ``caffe2/proto/torch.proto`` for ``model.json``. A ZIP
-with ``data.pkl`` (objects of classes under ``code/``, storages under ``data/``) and ``constants.pkl`` (a tuple of tensors, storages
-under ``constants/``); entries may be deflated.
+Source: ``torch/csrc/jit/serialization/export_module.cpp`` and ``import.cpp``. A ZIP with ``data.pkl`` (objects of classes under
+``code/``, storages under ``data/``) and ``constants.pkl`` (a tuple of tensors, storages under ``constants/``); entries may be
+deflated.
 
 Names are those of ``torch.jit.load(f).state_dict()``: of each module its parameters (the class source lists them), then its
 buffers, then its sub-modules, each in the order of the class. Tensors that are plain attributes are in no state dict and are kept
@@ -12,32 +12,23 @@ under ``attributes``. Weights that were packed for one kind of machine
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from formats.core.checkpoint import Checkpoint, Ordered, Record
-from formats.core.dtype import BY_NAME, DType
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
 from formats.core.files import SourceFile
 from formats.core.probe import Probe
 from formats.core.protocol import Match
 from formats.core.script_classes import ScriptClass, ScriptClasses
-from formats.core.storage import Storage
 from formats.core.tensor import CompositeTensor, TensorView
 from formats.core.torch_storages import Storages, byte_order, file_version, read_pickle
 from formats.core.zip import ZipDirectory
 
 MAX_KEYS = 2_000_000
-MAX_JSON = 64 << 20  # bytes of model.json
 PACKED = "__torch__.torch.classes."
 _UNTOLD = frozenset({"training", "_is_full_backward_hook"})  # attributes that every module has
-# `caffe2.TensorProto.DataType`
-_DATA_TYPES = {
-    "FLOAT": "float32", "INT32": "int32", "UINT8": "uint8", "INT8": "int8", "INT16": "int16", "INT64": "int64",
-    "FLOAT16": "float16", "DOUBLE": "float64", "BOOL": "bool",
-}  # fmt: skip
 
 
 def sniff(probe: Probe) -> Match:
@@ -45,18 +36,13 @@ def sniff(probe: Probe) -> Match:
     return Match.CERTAIN if archive is not None and _root(archive) is not None else Match.NO
 
 
-def _root(archive: ZipDirectory) -> tuple[str, str] | None:
-    """(folder with its slash, name of the record that describes the module)."""
+def _root(archive: ZipDirectory) -> str | None:
+    """The folder, with its slash, that constants.pkl and data.pkl are in."""
     if any(member.endswith(".data/extern_modules") for member in archive.members):
         return None  # torch.package, which may hold programs
-    for name in ("constants.pkl", "model.json"):
-        found = [member[: -len(name)] for member in archive.members if member == name or member.endswith(f"/{name}")]
-        if len(found) == 1:
-            if name == "model.json":
-                inside = any(member.startswith(f"{found[0]}tensors/") for member in archive.members)
-                return (found[0], name) if inside else None
-            return (found[0], "data.pkl") if f"{found[0]}data.pkl" in archive.members else None
-    return None
+    name = "constants.pkl"
+    found = [member[: -len(name)] for member in archive.members if member == name or member.endswith(f"/{name}")]
+    return found[0] if len(found) == 1 and f"{found[0]}data.pkl" in archive.members else None
 
 
 def read(path: Path) -> Checkpoint:
@@ -69,14 +55,7 @@ def read_file(file: SourceFile) -> Checkpoint:
     archive = ZipDirectory(file)
     root = _root(archive)
     if root is None:
-        raise CorruptCheckpoint("TorchScript archive has neither data.pkl beside constants.pkl nor model.json", path=file.path)
-    folder, name = root
-    if name == "model.json":
-        return _read_json(archive, folder)
-    return _read_pickles(archive, folder)
-
-
-def _read_pickles(archive: ZipDirectory, root: str) -> Checkpoint:
+        raise CorruptCheckpoint("TorchScript archive has no data.pkl beside one constants.pkl", path=file.path)
     order = byte_order(archive, root)
     storages = Storages(archive, f"{root}data/", order == "big")
     found = read_pickle(archive, f"{root}data.pkl", storages)
@@ -101,7 +80,7 @@ def _read_pickles(archive: ZipDirectory, root: str) -> Checkpoint:
     extra = [name[len(root) + 6 :] for name in archive.members if name.startswith(f"{root}extra/")]
     if extra:
         metadata["extra_files"] = ", ".join(extra[:20])
-    return Checkpoint(archive.file.path, "torchscript", tree, found.globals(), metadata, notes, [archive.file])
+    return Checkpoint(file.path, "torchscript", tree, found.globals(), metadata, notes, [archive.file])
 
 
 class _Walk:
@@ -201,99 +180,3 @@ def _kind(known: ScriptClass | None, name: str, tensor: TensorView | CompositeTe
     if known.buffers is None:
         return "buffer" if known.types.get(name, "Tensor") == "Tensor" else "attribute"
     return "buffer" if name in known.buffers else "attribute"
-
-
-# -- torch 1.0 ---------------------------------------------------------------------------------------------------------------------
-def _read_json(archive: ZipDirectory, root: str) -> Checkpoint:
-    """``model.json``: a tree of modules with parameters by index, and a list of tensors with records."""
-    try:
-        model = json.loads(archive.read(f"{root}model.json", MAX_JSON))
-    except RecursionError as error:
-        raise LimitExceeded("model.json is nested too deeply") from error
-    if not isinstance(model, dict) or not isinstance(model.get("mainModule"), dict) or not isinstance(model.get("tensors"), list):
-        raise CorruptCheckpoint("model.json has no 'mainModule' with 'tensors'")
-    tensors = _JsonTensors(archive, root, model["tensors"])
-    state_dict = Ordered()
-    stack: list[tuple[str, Any]] = [("", model["mainModule"])]
-    while stack:
-        prefix, module = stack.pop()
-        for buffers in (False, True):
-            for entry in _entries(module, "parameters"):
-                if bool(entry.get("isBuffer", False)) is buffers:
-                    key = prefix + _text(entry, "name")
-                    if key in state_dict:
-                        raise CorruptCheckpoint(f"model.json has two tensors named {key!r:.80}")
-                    state_dict[key] = tensors.get(_number(entry, "tensorId"), parameter=not buffers)
-        for entry in reversed(_entries(module, "submodules")):
-            stack.append((f"{prefix}{_text(entry, 'name')}.", entry))
-    metadata: dict[str, Any] = {"container": "torchscript", "root": root.rstrip("/"), "byte_order": "little"}
-    metadata |= {
-        "version": f"{model.get('producerName', 'pytorch')!s:.40} {model.get('producerVersion', '1.0')!s:.40} model.json"
-    }
-    return Checkpoint(archive.file.path, "torchscript", state_dict, {}, metadata, [], [archive.file])
-
-
-class _JsonTensors:
-    """Tensors by their index; those that share a record share its storage."""
-
-    def __init__(self, archive: ZipDirectory, root: str, described: list[Any]) -> None:
-        self.archive = archive
-        self.root = root
-        self.described = described
-        self._storages: dict[str, Storage] = {}
-
-    def get(self, index: int, *, parameter: bool) -> TensorView:
-        if not 0 <= index < len(self.described) or not isinstance(self.described[index], dict):
-            raise CorruptCheckpoint(f"model.json refers to tensor {index} of {len(self.described)}")
-        entry = self.described[index]
-        dtype = self._dtype(entry)
-        data = entry.get("data")
-        key = _text(data, "key") if isinstance(data, dict) else ""
-        if key not in self._storages:
-            device = entry.get("device", "cpu")
-            self._storages[key] = self.archive.storage(self.root + key, device if isinstance(device, str) else "cpu")
-        shape, strides = (tuple(_integer(value, name) for value in _list(entry, name)) for name in ("dims", "strides"))
-        return TensorView(
-            dtype, shape, self._storages[key], _number(entry, "offset"), strides,
-            requires_grad=entry.get("requiresGrad") is True, parameter=parameter,
-        )  # fmt: skip
-
-    def _dtype(self, entry: dict[str, Any]) -> DType:
-        name = entry.get("dataType", "FLOAT")
-        if name not in _DATA_TYPES:
-            raise CorruptCheckpoint(f"model.json has the data type {name!r:.40}, which torch 1.0 does not write")
-        return BY_NAME[_DATA_TYPES[name]]
-
-
-def _list(entry: dict[str, Any], name: str) -> list[Any]:
-    found = entry.get(name, [])
-    if not isinstance(found, list):
-        raise CorruptCheckpoint(f"{name!r} in model.json is a {type(found).__name__}, not a list")
-    return found
-
-
-def _entries(module: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    found = _list(module, name)
-    if any(not isinstance(entry, dict) for entry in found):
-        raise CorruptCheckpoint(f"{name!r} in model.json holds what is no object")
-    return found
-
-
-def _text(entry: dict[str, Any], name: str) -> str:
-    found = entry.get(name)
-    if not isinstance(found, str):
-        raise CorruptCheckpoint(f"{name!r} in model.json is a {type(found).__name__}, not a text")
-    return found
-
-
-def _number(entry: dict[str, Any], name: str) -> int:
-    return _integer(entry.get(name, 0), name)
-
-
-def _integer(value: Any, name: str) -> int:
-    """Protobuf's JSON writes 64-bit integers as texts."""
-    if isinstance(value, str) and value.isascii() and value.removeprefix("-").isdigit() and len(value) <= 20:
-        return int(value)
-    if type(value) is not int:
-        raise CorruptCheckpoint(f"{name!r} in model.json is {value!r:.40}, not an integer")
-    return value

@@ -201,7 +201,7 @@ def fake(module: str, name: str = "Thing") -> Any:
         ("sklearn.linear_model._base", "scikit-learn"),
         ("xgboost.core", "XGBoost"),
         ("lightgbm.basic", "LightGBM"),
-        ("paddle.base", "Paddle"),
+        ("paddle", "Paddle"),
     ],
 )
 @pytest.mark.parametrize("protocol", [0, 2, 4])

@@ -67,7 +67,7 @@ def test_script_module_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """A ScriptModule is made by a function of the importer; it is described and not made."""
     monkeypatch.setattr("torch.package.package_exporter._gate_torchscript_serialization", False)
     path = tmp_path / "script.pt"
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="jit"):
         program = torch.jit.script(nn.Linear(2, 2))
     export(path, {("model", "model.pkl"): {"script": program, "w": torch.ones(2)}})
     with registry.open(path) as checkpoint:

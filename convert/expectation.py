@@ -108,9 +108,18 @@ def expected(other: Path | None, arch: str | None) -> Expected:
         raise UsageError("needs the model that it should load into: --like CHECKPOINT or --arch ARCH, one of them")
     if other is not None:
         return like(other)
-    from convert import program
+    return of_arch(str(arch))
 
-    return program.expected(str(arch))
+
+def of_arch(text: str) -> Expected:
+    """What the model that ``--arch`` names has. Needs torch and, where ``text`` names one, the user's file or the library."""
+    from convert.programs import arch as arches
+    from convert.programs.userfile import UserFile
+
+    arch = arches.parse(text)
+    if not arch.name:
+        raise UsageError(f"--arch {text}: names no callable", hint=f"--arch {text}:NAME")
+    return of_module(text, arches.make(arch, UserFile).state_dict().items())
 
 
 def slots_of(model: StateDict) -> dict[str, tuple[str, Shape]]:

@@ -7,30 +7,23 @@ Candidates that explain the data equally well are kept apart as alternatives: no
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
-from functools import lru_cache
 from random import Random
 from typing import Any
 
 from convert.expectation import Shape, fits
+from convert.rename_steps import DIGITS, KINDS, Step, alike, renamer, spelled, step_rules, votes
 from convert.rule_text import escaped
-from convert.rules import Exact, KeyRules, Prefix, Rename, Rule
+from convert.rules import Exact, KeyRules, Rename, Rule
 from formats.core.errors import UsageError
 
-HEAD_RUN, INNER_RUN = 4, 2  # components that a rule may replace at the beginning and inside of keys
-CROWD = 200  # targets that differ from one key at one place: beyond this the place says nothing
 SAMPLE = 200  # keys that propose steps
+MOST_TRIED = 48  # steps tried for each rule
 STEPS = 24  # rules of one search
 FORKS = 4  # alternatives that are followed
-_DIGITS = re.compile(r"\d+")
-
-# (kind, old, new). head: at the beginning; part: anywhere; number: anywhere, # stands for any number, the same on both sides;
-# shift: at the beginning, # stands for a number that grows by what follows the colon in ``new``.
-Step = tuple[str, str, str]
 
 
 @dataclass(slots=True)
@@ -75,10 +68,10 @@ def search(source: Mapping[str, Shape], model: Mapping[str, Shape]) -> list[Sear
             if resolved is None:  # no evidence for one rather than another
                 if room < len(rivals) + 1:
                     break
-                told = [_spelled(one.step) for one in (best, *rivals)]
+                told = [spelled(one.step) for one in (best, *rivals)]
                 for one in rivals:
                     branch = state.fork()
-                    branch.rivals = [text for text in told if text != _spelled(one.step)]
+                    branch.rivals = [text for text in told if text != spelled(one.step)]
                     _take(branch, one)
                     open_.append(branch)
                     room -= 1
@@ -111,15 +104,17 @@ def _best(state: Search, source: Mapping[str, Shape], model: Mapping[str, Shape]
     asked = (
         left if len(left) <= SAMPLE else Random(0).sample(left, SAMPLE)
     )  # votes only propose; what a step gains is counted on all keys
-    votes = _votes([(state.names[key], source[key]) for key in asked], [(key, model[key]) for key in wanted])
+    proposed = votes([(state.names[key], source[key]) for key in asked], [(key, model[key]) for key in wanted])
     found: list[_Candidate] = []
-    for step, _ in votes.most_common(8):
+    ranked = proposed.most_common(MOST_TRIED)
+    # Steps with as many votes as the eighth are tried too: among equals, none may be missed.
+    for step, _ in [one for at, one in enumerate(ranked) if at < 8 or one[1] == ranked[7][1]]:
         candidate = _tried(step, state, left, wanted, source, model)
         if candidate is not None:
             found.append(candidate)
     if not found:
         return None, []
-    found.sort(key=lambda one: (-one.gain, _KINDS.index(one.step[0]), len(one.step[1]) + len(one.step[2])))
+    found.sort(key=lambda one: (-one.gain, KINDS.index(one.step[0]), len(one.step[1]) + len(one.step[2])))
     best = found[0]
     rivals: list[_Candidate] = []
     for one in found[1:]:
@@ -130,138 +125,11 @@ def _best(state: Search, source: Mapping[str, Shape], model: Mapping[str, Shape]
     return best, rivals
 
 
-_KINDS = ("head", "number", "part", "shift")
-
-
-def _votes(left: list[tuple[str, Shape]], wanted: list[tuple[str, Shape]]) -> Counter[Step]:
-    """How many pairs of equal shape each step would turn into one another."""
-    places: dict[tuple[Any, ...], list[tuple[str, Shape]]] = {}
-    for name, shape in wanted:
-        for _, place, run in _runs(name):
-            places.setdefault(place, []).append((run, shape))
-    votes: Counter[Step] = Counter()
-    for name, shape in left:
-        said: set[Step] = set()
-        for at, place, run in _runs(name):
-            others = places.get(place, ())
-            if len(others) > CROWD:
-                continue
-            for other, there in others:
-                if other != run and fits(shape, there):
-                    said.update(_steps(at, run, other))
-        votes.update(said)
-    return votes
-
-
-@lru_cache(maxsize=1 << 14)
-def _runs(name: str) -> list[tuple[int, tuple[Any, ...], str]]:
-    """(place, what is around, run) for every short run of components; what is around names the place."""
-    parts = name.split(".", 32)
-    found: list[tuple[int, tuple[Any, ...], str]] = []
-    for at in range(len(parts)):
-        for length in range(min((HEAD_RUN if at == 0 else INNER_RUN), len(parts) - at) + 1):
-            if length == 0 and at == len(parts):
-                continue
-            found.append((at, (at, ".".join(parts[:at]), ".".join(parts[at + length :])), ".".join(parts[at : at + length])))
-    return found
-
-
-def _steps(at: int, run: str, other: str) -> Iterable[Step]:
-    """The steps that turn ``run`` into ``other`` at place ``at``; equal ends are left out so that one rule serves many keys."""
-    if run and other:
-        a, b = run.split("."), other.split(".")
-        if a[0] == b[0] or a[-1] == b[-1]:
-            return  # a shorter run says the same
-    if at == 0:
-        yield "head", run, other
-        mine, theirs = _DIGITS.findall(run), _DIGITS.findall(other)
-        if len(mine) == len(theirs) == 1 and mine != theirs and len(mine[0]) < 7 and len(theirs[0]) < 7:
-            yield "shift", _DIGITS.sub("#", run), f"{_DIGITS.sub('#', other)}:{int(theirs[0]) - int(mine[0]):+d}"
-    if run and not run.replace(".", "").isdecimal():  # a number means nothing without what stands around it
-        yield "part", run, other
-        numbers = _DIGITS.findall(run)
-        if numbers and numbers == _DIGITS.findall(other):
-            yield "number", _DIGITS.sub("#", run), _DIGITS.sub("#", other)
-
-
-Written = tuple[Rule, tuple[str, tuple[str, ...]]]  # a rule, and its line in a rules file
-
-
-def _rules(step: Step, names: Iterable[str]) -> list[Written]:
-    """The rules of a step; a shift needs one for each number that is in ``names``."""
-    kind, old, new = step
-    if kind == "shift":
-        return _shifted(old, new, names)
-    if kind == "head":
-        if not old:
-            return [(Prefix("", f"{new}."), ("add-prefix", (f"{new}.",)))]
-        if not new:
-            return [(Prefix(f"{old}.", ""), ("strip-prefix", (f"{old}.",)))]
-        return [_head(old, new)]
-    body, after = escaped(old), new.replace("\\", r"\\")
-    if kind == "number":
-        body = body.replace("#", r"(\d+)")
-        for number in range(old.count("#")):
-            after = after.replace("#", rf"\g<{number + 2}>", 1)
-    if not new:
-        return [_renamed(rf"(^|\.){body}\.", r"\1")]
-    return [_renamed(rf"(^|\.){body}(?=\.|$)", (r"\g<1>" if after[:1].isdecimal() else r"\1") + after)]
-
-
-def _renamed(pattern: str, text: str) -> Written:
-    return Rename(pattern, text), ("rename", (pattern, text))
-
-
-def _head(old: str, new: str) -> Written:
-    return _renamed(rf"^{escaped(old)}(?=\.|$)", new.replace("\\", r"\\"))
-
-
-def _renamer(step: Step) -> Callable[[str], str | None]:
-    """What the rules of a step do to one name, in one go where they are many."""
-    kind, old, new = step
-    if kind != "shift":
-        (rule, _), *_ = _rules(step, ())
-        return rule.renamed
-    after, _, amount = new.rpartition(":")
-    delta = int(amount)
-    pattern = re.compile(rf"^{escaped(old).replace('#', '([0-9]{1,6})')}(?=[.]|$)")
-
-    def renamed(name: str) -> str:
-        match = pattern.match(name)
-        if match is None or int(match[1]) + delta < 0:
-            return name
-        return after.replace("#", str(int(match[1]) + delta)) + name[match.end() :]
-
-    return renamed
-
-
-def _shifted(old: str, new: str, names: Iterable[str]) -> list[Written]:
-    after, _, amount = new.rpartition(":")
-    delta = int(amount)
-    pattern = re.compile(rf"^{escaped(old).replace('#', '([0-9]{1,6})')}(?=[.]|$)")
-    numbers = {match[1] for name in names if (match := pattern.match(name))}
-    # Upwards the highest goes first, so that no number meets the next one's old name.
-    ordered = sorted((n for n in numbers if int(n) + delta >= 0), key=int, reverse=delta > 0)
-    return [_head(old.replace("#", n), after.replace("#", str(int(n) + delta))) for n in ordered]
-
-
-def _spelled(step: Step) -> str:
-    kind, old, new = step
-    if kind == "shift":
-        after, _, amount = new.rpartition(":")
-        return f"{old} → {after}, numbers {amount}"
-    if kind == "head" and not new:
-        return f"strip-prefix {old}."
-    if kind == "head" and not old:
-        return f"add-prefix {new}."
-    return f"{old} → {new}" if new else f"{old} taken out"
-
-
 def _tried(
     step: Step, state: Search, left: list[str], wanted: list[str], source: Mapping[str, Shape], model: Mapping[str, Shape]
 ) -> _Candidate | None:
     """What a step really does to all keys; None where it gains nothing, loses or merges what is matched, or proves nothing."""
-    rename = _renamer(step)
+    rename = renamer(step)
     taken = {name for name in state.names.values() if name in model}
     pairs: dict[str, str] = {}
     seen: set[str] = set()
@@ -302,14 +170,14 @@ def _telling(
 
 
 def _take(state: Search, candidate: _Candidate) -> None:
-    written = _rules(candidate.step, state.names.values())
-    rename = _renamer(candidate.step)
+    written = step_rules(candidate.step, state.names.values())
+    rename = renamer(candidate.step)
     state.names = {key: rename(name) or name for key, name in state.names.items()}
     state.rules += [rule for rule, _ in written]
     state.lines += [line for _, line in written]
     kind, old, new = candidate.step
     whole = kind == "head" and (not old or not new)
-    state.reasons.append(f"{_spelled(candidate.step)}: {len(candidate.pairs):,} tensors then fit by name and shape")
+    state.reasons.append(f"{spelled(candidate.step)}: {len(candidate.pairs):,} tensors then fit by name and shape")
     if not whole:
         state.sure = min(state.sure, 1)
 
@@ -323,26 +191,19 @@ def _resolved(best: _Candidate, rivals: list[_Candidate], state: Search, source:
     news = list(dict.fromkeys(one.step[2] for one in every))
     if len(olds) != len(news) or not all(olds) or not all(news):
         return None
-    ranked = sorted(every, key=lambda one: -_alike(one.step[1], one.step[2]))
+    ranked = sorted(every, key=lambda one: -alike(one.step[1], one.step[2]))
     first = ranked[0]
     against = [one for one in ranked[1:] if one.step[1] == first.step[1] or one.step[2] == first.step[2]]
-    clear = all(_alike(first.step[1], first.step[2]) >= _alike(one.step[1], one.step[2]) + 0.2 for one in against)
+    clear = all(alike(first.step[1], first.step[2]) >= alike(one.step[1], one.step[2]) + 0.2 for one in against)
     if not clear:
         return None
-    state.reasons.append(f"{_spelled(first.step)} is chosen by the likeness of the names: shapes would allow other pairs")
+    state.reasons.append(f"{spelled(first.step)} is chosen by the likeness of the names: shapes would allow other pairs")
     state.sure = min(state.sure, 1)
     return first
 
 
 def _first(candidate: _Candidate, source: Mapping[str, Shape]) -> int:
     return next((at for at, key in enumerate(source) if key in candidate.pairs), 0)
-
-
-def _alike(old: str, new: str) -> float:
-    """0 to 1; a common beginning counts most."""
-    a, b = old.lower(), new.lower()
-    beginning = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    return 0.5 * SequenceMatcher(None, a, b, autojunk=False).ratio() + 0.5 * min(1.0, beginning / 3)
 
 
 def _by_modules(state: Search, source: Mapping[str, Shape], model: Mapping[str, Shape]) -> None:
@@ -432,8 +293,8 @@ def _generalised(pairs: dict[str, str], names: list[str]) -> tuple[list[Rule], l
             a.pop()
             b.pop()
         x, y = ".".join(a), ".".join(b)
-        if _DIGITS.findall(x) == _DIGITS.findall(y):
-            x, y = _DIGITS.sub("#", x), _DIGITS.sub("#", y)
+        if DIGITS.findall(x) == DIGITS.findall(y):
+            x, y = DIGITS.sub("#", x), DIGITS.sub("#", y)
         groups[x, y] = groups.get((x, y), 0) + 1
     if len(groups) <= 12 and all("#" not in old for old in pairs):
         lines: list[tuple[str, tuple[str, ...]]] = []

@@ -76,10 +76,12 @@ class _Evaluator(Inert):
             if self.rebuilder is not None:
                 self.rebuilder.finish()
         except IndexError:
-            if self.pos >= len(self.data):
+            if self._cut_short():
                 raise Truncated(f"pickle ends at byte {len(self.data)} without STOP") from None
             raise CorruptCheckpoint(f"pickle takes more from its stack than is there, before byte {self.pos}") from None
         except CheckpointError as error:
+            if not isinstance(error, Truncated) and self._cut_short():
+                raise Truncated(f"pickle ends at byte {len(self.data)} inside an opcode") from error
             if not isinstance(error, Truncated) and "byte" not in error.what:
                 error.what = f"{error.what} (pickle, before byte {self.pos})"
             raise
@@ -98,6 +100,7 @@ class _Evaluator(Inert):
         memo: list[Any] = []
         far: dict[int, Any] = {}
         objects = 0
+        met = 0  # tensors met in one step
         rebuild = self.constructors.get(tensor_pattern.NAME) if fast else None
         step = tensor_pattern.Step(data, memo, self.persistent_load, rebuild) if rebuild and self.persistent_load else None
         from_bytes = int.from_bytes
@@ -149,12 +152,12 @@ class _Evaluator(Inert):
                     self.pos = pos
                     made = step.match(pos)
                     if made is not None:
-                        self.called[value.text] = self.called.get(value.text, 0) + 1
+                        met += 1
                         objects += 4
                         if objects > limit:
                             self._too_many(pos)
                         push(made)
-                        pos = step.end
+                        self.pos = pos = step.end
                         continue
                 push(value)
             elif op == 0x4B:  # BININT1
@@ -312,18 +315,17 @@ class _Evaluator(Inert):
                 value = pop()
                 if value is LAZY:
                     raise SharedPart
+                if met:
+                    for text in (tensor_pattern.NAME, "collections.OrderedDict"):  # each run calls both once
+                        self.called[text] = self.called.get(text, 0) + met
                 return value
             elif op == 0x49:  # INT
                 line, pos = self._line(pos)
-                push(line == _TRUE if line in (_TRUE, _FALSE) else int(line, 0))
+                push(line == _TRUE if line in (_TRUE, _FALSE) else self._integer(line, pos))
                 objects += 1
             elif op == 0x4C:  # LONG
                 line, pos = self._line(pos)
-                if len(line) > 2 * self.limits.integer_bytes:
-                    raise LimitExceeded(
-                        f"integer of {len(line)} digits at byte {pos}, at most {2 * self.limits.integer_bytes} are read"
-                    )
-                push(int(line.removesuffix(b"L"), 0))
+                push(self._integer(line.removesuffix(b"L"), pos))
                 objects += 1
             elif op == 0x46:  # FLOAT
                 line, pos = self._line(pos)
@@ -400,6 +402,11 @@ class _Evaluator(Inert):
             self.pos = pos
         raise Truncated(f"pickle ends at byte {size} without STOP")
 
+    def _cut_short(self) -> bool:
+        """Whether the bytes end inside the opcode that was being evaluated: its argument was then read as less than it is."""
+        at = self.pos
+        return at >= len(self.data) or at + 1 + _ARGUMENTS.get(self.data[at], 0) > len(self.data)
+
     # -- bounds ------------------------------------------------------------------------------------------------------------------
     def _need(self, pos: int, length: int) -> int:
         if pos + length > len(self.data):
@@ -411,6 +418,11 @@ class _Evaluator(Inert):
 
     def _too_many(self, pos: int) -> None:
         raise LimitExceeded(f"pickle makes more than {self.limits.objects} objects by byte {pos}, the limit")
+
+    def _integer(self, line: bytes, pos: int) -> int:
+        if len(line) > 2 * self.limits.integer_bytes:
+            raise LimitExceeded(f"integer of {len(line)} digits at byte {pos}, at most {2 * self.limits.integer_bytes} are read")
+        return int(line, 0)
 
     def _line(self, pos: int) -> tuple[bytes, int]:
         end = self.data.find(b"\n", pos)
@@ -432,6 +444,11 @@ class _Unset:
 
 
 _UNSET = _Unset()
+# opcode: bytes of its argument, or of the length of its argument
+_ARGUMENTS = {
+    **dict.fromkeys(b"Khq\x80\x82UC\x8c\x8a", 1), **dict.fromkeys(b"M\x83", 2), **dict.fromkeys(b"Jjr\x84TXB\x8b", 4),
+    **dict.fromkeys(b"G\x8d\x8e\x96\x95", 8),
+}  # fmt: skip
 # opcode: (width of the length, whether it is Python 2 text)
 _BYTES = {0x55: (1, True), 0x54: (4, True), 0x43: (1, False), 0x42: (4, False), 0x8E: (8, False), 0x96: (8, False)}
 _REFUSED = {0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4", 0x97: "NEXT_BUFFER", 0x98: "READONLY_BUFFER"}

@@ -6,23 +6,25 @@ import os
 import sys
 from collections.abc import Sequence
 
-from convert import console, plain
-
 COMPLETION = ("_CONVERT_COMPLETE", "_CKPT_CONVERT_COMPLETE")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with ``argv`` (without the program's name) and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments in (["--version"], ["-V"]):
+        from convert import __version__
+
+        sys.stdout.write(f"ckpt-convert {__version__}\n")
+        return 0
+    from convert import console
+
     return console.guarded(arguments, lambda: _run(arguments))
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments in (["--version"], ["-V"]):
-        from convert import __version__
+    from convert import console, plain
 
-        console.out(f"ckpt-convert {__version__}")
-        return 0
     completing = any(name in os.environ for name in COMPLETION)
     job = None if completing else plain.parse(arguments)
     if job is not None:

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from convert import cli_identify, console
 from convert import cli_keys as keys
-from convert import console
+from convert import cli_run as running
 from convert.job import KEEPS, LEVELS, Job
 
 DEFAULT = "source"  # the hidden name of the default command
@@ -44,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Convert PyTorch checkpoints: exactly, safely, at disk speed. Nothing in a file is ever run.\n\n"
-    "convert SOURCE... --to safetensors|pth|pth.tar [-o FILE | --out-dir DIR] is the default command; "
+    "convert SOURCE... --to safetensors|pth|pth.tar|onnx [-o FILE | --out-dir DIR] is the default command; "
     "convert SOURCE --help describes its options.",
     epilog="Exit codes: 0 done and verified, 2 usage, 65 the input is not what it should be, 69 the tool or the target cannot, "
     "70 parity failed or a difference was found, 73 the output cannot be made, 74 input or output failed.",
@@ -128,12 +129,31 @@ def source(
     fill_missing: keys.Fill = None,
     like: keys.Like = None,
     into: keys.Into = None,
+    arch: running.Arch = None,
+    inputs: running.Inputs = None,
+    trust: running.Trust = False,
+    seed: running.Seed = 0,
+    batches: running.Batches = None,
+    disabled: running.Disabled = None,
+    html: running.Html = None,
+    exporter: running.Exporter = None,
+    opset: running.Opset = None,
+    static: running.Static = False,
+    simplify: running.Simplify = True,
+    external: running.External = None,
+    timeout: running.Timeout = None,
+    memory: running.Memory = None,
     json: Json = False,
     debug: Debug = False,
 ) -> int:
     """Convert each SOURCE to TARGET."""
+    run = running.options(
+        arch, inputs, trust, seed, batches, disabled, html, exporter, opset, static, simplify, external, timeout, memory
+    )
     key_options = keys.options(only, drop, rules, reverse, strip_prefix, rename, add_prefix, fill_missing, like, into)
-    job = Job(tuple(sources), to, output, out_dir, select, ema, strip, keep, verify, force, dry_run, json, debug, key_options)
+    job = Job(
+        tuple(sources), to, output, out_dir, select, ema, strip, keep, verify, force, dry_run, json, debug, key_options, run
+    )
     return console.default(job)
 
 
@@ -153,26 +173,6 @@ def inspect(
     else:
         render.inspection(found, values=values)
     return 0
-
-
-@app.command()
-def verify(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The checkpoint that was converted.")],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="What it was converted to.")],
-    select: Select = None,
-    ema: Ema = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> int:
-    """Compare every tensor of OUTPUT, read by its own library, with SOURCE, read by us and by torch where it can."""
-    from convert import render, verification
-
-    found = verification.verify(source, output, select=select, ema=ema)
-    if json:
-        console.emit(found.document())
-    else:
-        render.verification(found)
-    return found.exit
 
 
 @app.command()
@@ -211,8 +211,10 @@ def migrate(
     return found.exit
 
 
+app.command("verify")(running.verify)
 app.command("diff")(keys.diff)
 app.command("doctor")(keys.doctor)
+app.command("identify")(cli_identify.identify)
 
 
 def main(arguments: Sequence[str]) -> int:

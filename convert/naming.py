@@ -53,13 +53,16 @@ def _file_name(name: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name).strip(".")[:80] or "model"
 
 
-def check_place(path: Path, source: Path, *, create: bool) -> None:
-    """What can be said before ``source`` is read: the folder takes files (``create``: or can be made), and the name is not too long."""
+def check_place(path: Path, source: Path, *, named: bool, create: bool) -> None:
+    """What can be said before ``source`` is read: the folder takes files (``create``: or can be made), and the name is not too long.
+
+    Only a ``named`` output is sure to be called so: of several models each gets a name of its own.
+    """
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise OutputError(f"name of {len(os.fsencode(path.name))} bytes, at most {LONGEST_NAME} can be written", path=path)
-    if path.is_dir():
+    if named and path.is_dir():
         raise OutputError("is a folder", path=path, hint="name a file with -o, or a folder with --out-dir")
-    if same(path, source):
+    if named and same(path, source):
         raise OutputError("is the source itself, which is never changed", path=path, hint="name another output with -o")
     folder = path.parent
     while create and not folder.exists() and folder != folder.parent:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from convert import naming
 from convert.job import KEEPS, LEVELS, Job
 from convert.plan import Plan, plan
+from convert.progress import steps
 from convert.report import Failure, Report, Result
 from formats import registry
 from formats.core import sparse
 from formats.core.checkpoint import Checkpoint
-from formats.core.errors import CheckpointError, OutputError, SystemIOError, Unsupported, UsageError
+from formats.core.errors import CheckpointError, OutputError, SystemIOError, UsageError
 from formats.core.protocol import Format
 
 if TYPE_CHECKING:
@@ -61,11 +62,6 @@ def _check(job: Job) -> None:
         raise UsageError(f"verification level {job.verify!r:.40} is none of {', '.join(LEVELS)}")
     if job.keep is not None and job.keep not in KEEPS:
         raise UsageError(f"keep {job.keep!r:.40} is none of {', '.join(KEEPS)}")
-    if job.verify == "run":
-        raise Unsupported(
-            "--verify run, which runs both models and compares what they say, is not there yet",
-            hint="--verify bytes compares every tensor's bytes",
-        )
     if job.output is not None and job.out_dir is not None:
         raise UsageError("-o names a file and --out-dir a folder: one of them is enough")
     if job.output is not None and len(job.sources) > 1:
@@ -85,9 +81,15 @@ def _convert(source: Path, job: Job, result: Result, written: dict[Path, str]) -
             row = row_of(checkpoint.format)
             result.format, result.title = checkpoint.format, row.title if row else None
             result.nbytes = source.stat().st_size if source.is_file() else None
-            planned = _planned(checkpoint, base_of(source, job, row), job, result, keys)
-            for one in planned.outputs:
-                for path, _ in one.output.files:
+            program = registry.writer(job.to).CAPABILITIES.program
+            if program:
+                from convert import onnx_target
+
+                choices = onnx_target.planned(checkpoint, base_of(source, job, row), job, result)
+            else:
+                planned = _planned(checkpoint, base_of(source, job, row), job, result, keys)
+            for output in result.outputs:
+                for path, _ in output.files:
                     for origin in (source, *(keys.paths if keys else ())):
                         naming.check(path, origin, force=job.force)
                     _claim(path, source, written)
@@ -96,7 +98,10 @@ def _convert(source: Path, job: Job, result: Result, written: dict[Path, str]) -
                 return
             if job.out_dir is not None:
                 naming.make_folder(Path(job.out_dir))
-            _write(checkpoint, planned, job)
+            if program:
+                onnx_target.write(checkpoint, choices, job, result, steps())
+            else:
+                _write(checkpoint, planned, job)
     except OSError as error:
         raise SystemIOError(f"{error.strerror or error}", path=error.filename or source) from error
     result.status = "done"
@@ -165,8 +170,13 @@ def _write(checkpoint: Checkpoint, planned: Plan, job: Job) -> None:
         for layout in one.layouts:
             layout.name = layout.name or one.output.path.name
             layouts.append(layout)
+    target = planned.outputs[0].output.path
+    if job.verify == "run" or (job.run is not None and job.run.arch is not None):
+        from convert.proof import write_and_run
+
+        write_and_run(checkpoint, layouts, [one.output for one in planned.outputs], job, steps())
+        return
     with Progress(checkpoint.path.name) as progress:
-        target = planned.outputs[0].output.path
         write_layouts(
             layouts, target, force=job.force, verify=job.verify == "bytes", sources=checkpoint.files, observe=progress.observe
         )

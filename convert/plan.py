@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from convert import __version__, extras, naming
 from convert.job import Job
 from convert.report import Left, Output
-from convert.transforms import Transform, apply
 from formats.core.checkpoint import Checkpoint, Content, StateDict
 from formats.core.composites import DESCRIPTION, REST, Expanded, expand
 from formats.core.errors import Unsupported
@@ -63,7 +62,6 @@ def plan(
     foreign = _foreign_metadata(checkpoint, capabilities, made)
     for choice in choices:
         model, change = (choice.state_dict, None) if keys is None else keys.apply(choice.state_dict)
-        model = apply(model, transforms_of(job))
         expanded = _fitted(model, capabilities, job.to)
         content = Content(StateDict(dict(expanded.tensors), model.versions), beside, {})
         if capabilities.metadata:
@@ -103,11 +101,6 @@ def plan(
     if keys is not None:
         made.notes += keys.finish()
     return made
-
-
-def transforms_of(job: Job) -> list[Transform]:
-    """The transforms that ``job`` asks for, in the order in which they run."""
-    return []
 
 
 def _fitted(model: StateDict, capabilities: Capabilities, target: str) -> Expanded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -57,3 +58,17 @@ def _bar() -> Any:
         TimeRemainingColumn(),
     )
     return Drawn(*columns, console=Console(stderr=True), transient=True)
+
+
+def steps() -> Callable[[str], None]:
+    """Tells what a long work is doing, a line that the next one overwrites; on a terminal only."""
+    if not sys.stderr.isatty():
+        return lambda _: None
+
+    def say(what: str) -> None:
+        from convert.text import shown
+
+        sys.stderr.write(f"\r\x1b[K{shown(what, 70)} …\r")
+        sys.stderr.flush()
+
+    return say

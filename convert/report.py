@@ -75,6 +75,7 @@ class Output:
     extras: list[str] = field(default_factory=list)  # what travels beside the model
     files: list[tuple[Path, int]] = field(default_factory=list)
     verified: str = "none"
+    parity: dict[str, Any] = field(default_factory=dict)  # what running both models found
     keys: dict[str, Any] = field(default_factory=dict)  # what became of the keys, where something was asked for
     remarks: list[str] = field(default_factory=list)  # the same for people
 
@@ -98,6 +99,7 @@ class Output:
             "extras": self.extras or None,
             "keys": self.keys or None,
             "verified": self.verified,
+            "parity": self.parity or None,
         })  # fmt: skip
 
     def lines(self, *, planned: bool) -> list[str]:
@@ -115,7 +117,8 @@ class Output:
             lines.append(f"written as component tensors: {spelled}")
         lines += self.remarks
         verb = "would be written to" if planned else "written to"
-        checked = "" if planned else ", read back and equal" if self.verified == "bytes" else ", not verified"
+        said = {"bytes": ", read back and equal", "none": ", not verified"}
+        checked = "" if planned else said.get(self.verified, f", {self.verified}")
         lines.append(f"{verb} {shown(self.path, 300)}: {size(self.nbytes)}{checked}")
         return lines
 

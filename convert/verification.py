@@ -123,11 +123,15 @@ def _matching(checkpoint: Any, loaded: Loaded, select: str | None, ema: bool) ->
             choices = choose(checkpoint, select=loaded.account["selected"] or ".", strip=strip)
             return choices[0]
     choices = choose(checkpoint, select=select, ema=ema, strip=strip)
-    keys = set(loaded.tensors())
-    # The output itself tells which of several models it is, and whether a prefix was kept: the one with most keys in common.
+    shapes = {(key, tuple(getattr(tensor, "shape", ()))) for key, tensor in loaded.tensors().items()}
+    # The output itself tells which of several models it is, and whether a prefix was kept: by its keys and their shapes.
     if loaded.account is None:
         choices += choose(checkpoint, select=select, ema=ema, strip=False)
-    return max(choices, key=lambda choice: len(keys & set(choice.state_dict.tensors)))
+    return max(choices, key=lambda choice: _common(choice, shapes))
+
+
+def _common(choice: Choice, shapes: set[tuple[str, tuple[int, ...]]]) -> int:
+    return sum((key, tensor.shape) in shapes for key, tensor in choice.state_dict.tensors.items())
 
 
 def _compared(choice: Choice, output: Mapping[str, Any], witness: Mapping[str, Any] | None) -> Iterator[Row]:

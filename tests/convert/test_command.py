@@ -123,6 +123,10 @@ def test_several_models_become_several_outputs(gan: Path) -> None:
     run(gan, "--to", "safetensors", check=True)
     assert files(gan.parent) == {"gan.pth", "gan.generator.safetensors", "gan.discriminator.safetensors"}
     assert load_file(gan.with_name("gan.generator.safetensors"))["weight"].shape == (3, 2)
+    for name in ("generator", "discriminator"):
+        assert run_json("verify", gan, gan.with_name(f"gan.{name}.safetensors"))["model"] == name
+    run(gan, "--to", "pth", check=True)
+    assert run_json("verify", gan, gan.with_name("gan.discriminator.pth"))["model"] == "discriminator", "told by its shapes"
     run(gan, "--to", "pth", "--select", "generator", "-o", gan.with_name("g.pth"), check=True)
     assert state_dict(gan.with_name("g.pth"))["weight"].shape == (3, 2)
 
@@ -170,7 +174,7 @@ CASES: dict[str, tuple[int, Any]] = {
     "empty name": (2, lambda p: ["", "--to", "pth"]),
     "unknown target": (69, lambda p: [p, "--to", "betamax"]),
     "run": (69, lambda p: [p, "--to", "pth", "--verify", "run"]),
-    "keep all in safetensors": (69, lambda p: [p, "--to", "safetensors", "--keep", "all"]),
+    "keep all in pth": (69, lambda p: [p, "--to", "pth", "--keep", "all"]),
     "not there": (74, lambda p: [p.with_name("nowhere.pth"), "--to", "pth"]),
     "folder": (65, lambda p: [p.parent, "--to", "pth", "-o", p.with_name("x.pth")]),
     "no checkpoint": (65, lambda p: [Path(__file__), "--to", "pth", "-o", p.with_name("x.pth")]),
@@ -382,6 +386,13 @@ def test_a_signal_leaves_nothing_behind(number: signal.Signals, code: int, tmp_p
     assert process.returncode == code, said
     assert "Traceback" not in said
     assert files(tmp_path) == {"big.pth"}
+
+
+def test_the_default_commands_help_shows_its_options() -> None:
+    done = run("in.pth", "--help", check=True)
+    assert done.stdout.startswith("Usage: convert  [OPTIONS] ")
+    assert "--dry-run" in done.stdout
+    assert "inspect" in run("--help", check=True).stdout
 
 
 def test_a_closed_pipe_is_no_error(training: Path) -> None:

@@ -75,11 +75,11 @@ def test_what_must_not_become_an_output(kind: str, tmp_path: Path) -> None:
 
 def test_the_place_is_judged_before_the_source_is_read(tmp_path: Path) -> None:
     source = tmp_path / "in.pth"
-    naming.check_place(tmp_path / "new" / "out", source, create=True)
+    naming.check_place(tmp_path / "new" / "out", source, named=True, create=True)
     assert not (tmp_path / "new").exists()
     for path in (tmp_path / "no" / "out", tmp_path / ("x" * 256), tmp_path):
         with pytest.raises(OutputError):
-            naming.check_place(path, source, create=False)
+            naming.check_place(path, source, named=True, create=False)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError):
-        naming.check_place(tmp_path / "file" / "below" / "out", source, create=True)
+        naming.check_place(tmp_path / "file" / "below" / "out", source, named=True, create=True)

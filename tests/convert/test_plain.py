@@ -12,7 +12,9 @@ from convert import cli, console, plain
 from convert.__main__ import main
 from convert.job import KEEPS, LEVELS, Job
 
-NAMES = st.sampled_from(["in.pth", "a b.pth.tar", "./inspect", "é.pt", "x=y", "-", "model.ckpt", "verify", "--", "-o", "--to"])
+NAMES = st.sampled_from(
+    ["in.pth", "a b.pth.tar", "./inspect", "é.pt", "x=y", "-", "model.ckpt", "source", "verify", "--", "-o", "--to"]
+)
 VALUES = st.sampled_from(["safetensors", "pth", "", "a=b", "--force", "-x", "--", "none", "all", "bytes", "run", "out dir/f"])
 
 
@@ -57,7 +59,8 @@ def valid(draw: Any) -> list[str]:
             parts.append([f"{name}={draw(st.sampled_from(allowed))}"])
     parts += [[flag] for flag in draw(st.lists(st.sampled_from(sorted(plain.FLAGS)), max_size=4))]
     parts += [
-        [name] for name in draw(st.lists(st.sampled_from(["in.pth", "./inspect", "-", "a=b", "é.pt"]), min_size=1, max_size=3))
+        [name]
+        for name in draw(st.lists(st.sampled_from(["in.pth", "./inspect", "-", "a=b", "é.pt", "source"]), min_size=1, max_size=3))
     ]
     parts = draw(st.permutations(parts))
     ending = draw(st.sampled_from([[], ["--"], ["--", "--to", "-o"]]))

@@ -53,7 +53,9 @@ ROWS: tuple[Format, ...] = (
     ),
     Format("wrapped", "archive around checkpoints (zip, tar, gz, bz2, xz, zst)", "formats.wrapped", nests=True),
     Format("torch-distributed", "torch.distributed.checkpoint folder", "formats.distributed", files=False, folders=True, nests=True),
+    Format("deepspeed", "DeepSpeed ZeRO folder (stages 1, 2, 3)", "formats.deepspeed", files=False, folders=True, nests=True),
     Format("onnx", "ONNX model: its initializers", "formats.onnx", heads=(b"\x08",)),
+    Format("onnx-save", "ONNX model: a program with its weights", "formats.onnx_save", (".onnx",), reads=False, writes=True, targets=("onnx",)),
     Format("npz", "NumPy .npz", "formats.npz", heads=_ZIP),
 )  # fmt: skip
 

@@ -18,12 +18,9 @@ from pathlib import Path
 from formats.core.errors import CheckpointError, OutputError, ParityFailed, SystemIOError
 from formats.core.files import SourceFile
 from formats.core.layout import Layout
-from formats.core.streaming import Observe, Streamed, check_cover, source_file, stream, write_at
+from formats.core.streaming import Observe, check_cover, itinerary, stream
+from formats.core.temporary import TEMPORARY_SUFFIX, Temporary, unlink
 
-TEMPORARY_SUFFIX = ".ckpt-tmp"  # of the hidden files that a killed run leaves behind
-_OPEN = (
-    os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-)
 # Errors that say "not here" of the place rather than "the device failed".
 _PLACE_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 
@@ -54,23 +51,22 @@ def write_layouts(
     """
     layouts = list(layouts)
     target = Path(target)
+    routes = []
     opened = {id(file): file for file in sources}
     for layout in layouts:
         check_cover(layout)
-        for data in layout.data:
-            file = source_file(data.storage)
-            if file is not None:
-                opened.setdefault(id(file), file)
+        routes.append(itinerary(layout))
+        opened |= {id(file): file for file in routes[-1].files}
     paths = _paths(layouts, target)
     old = [check_output(path, force=force, sources=opened.values()) for path in paths]
     total = sum(layout.size for layout in layouts)
-    temporaries: list[_Temporary] = []
+    temporaries: list[Temporary] = []
     try:
         written: list[Written] = []
-        for layout, path, before in zip(layouts, paths, old, strict=True):
-            temporary = _Temporary(path)
+        for layout, route, path, before in zip(layouts, routes, paths, old, strict=True):
+            temporary = Temporary(path)
             temporaries.append(temporary)
-            crcs = _write(layout, temporary, before, verify, _shifted(observe, sum(w.size for w in written), total))
+            crcs = _write(layout, route.order, temporary, before, verify, _shifted(observe, sum(w.size for w in written), total))
             written.append(Written(path, layout.size, crcs))
         for file in opened.values():
             if file.changed():
@@ -133,43 +129,26 @@ def _shifted(observe: Observe | None, before: int, total: int) -> Observe | None
 
 
 def _write(
-    layout: Layout, temporary: _Temporary, old: os.stat_result | None, verify: bool, observe: Observe | None
+    layout: Layout, order: list[int], temporary: Temporary, old: os.stat_result | None, verify: bool, observe: Observe | None
 ) -> list[int | None]:
     """Fill one temporary and leave it flushed and closed."""
     try:
         temporary.create(None if old is None else stat.S_IMODE(old.st_mode) & 0o777)
         _preallocate(temporary, layout.size)
         read_back = temporary.reopen() if verify else -1
-        done: Streamed = stream(layout, temporary.fd, read_back, observe)
-        for offset, data in done.rest:
-            write_at(temporary.fd, memoryview(data), offset)
-        if verify:
-            _compare(read_back, done.rest, layout.size)
+        crcs = stream(layout, order, temporary.fd, read_back, observe)
+        if os.fstat(temporary.fd).st_size != layout.size:
+            raise ParityFailed(f"has {os.fstat(temporary.fd).st_size} bytes on disk, {layout.size} were written")
         _flush(temporary.fd)
         temporary.close()
-    except CheckpointError as error:
-        if isinstance(error, ParityFailed):
-            error.with_path(temporary.target)
-        raise
+    except ParityFailed as error:
+        raise error.with_path(temporary.target) from error.__cause__
     except OSError as error:
         raise _failed(error, temporary, layout.size) from error
-    return done.crcs
+    return crcs
 
 
-def _compare(fd: int, rest: list[tuple[int, bytes]], size: int) -> None:
-    """Whether what is not tensor data arrived too, and the file has its size."""
-    if os.fstat(fd).st_size != size:
-        raise ParityFailed(f"has {os.fstat(fd).st_size} bytes on disk, {size} were written")
-    from formats.core.streaming import read_at
-
-    for offset, data in rest:
-        buffer = bytearray(len(data))
-        read_at(fd, memoryview(buffer), offset)
-        if buffer != data:
-            raise ParityFailed(f"bytes {offset} to {offset + len(data)} on disk are not what was written")
-
-
-def _preallocate(temporary: _Temporary, size: int) -> None:
+def _preallocate(temporary: Temporary, size: int) -> None:
     """Have all the space before the first byte, in long extents: a full disk is noticed now, and writing is a quarter faster."""
     if not size:
         return
@@ -183,7 +162,7 @@ def _preallocate(temporary: _Temporary, size: int) -> None:
     os.ftruncate(temporary.fd, size)
 
 
-def _failed(error: OSError, temporary: _Temporary, size: int) -> CheckpointError:
+def _failed(error: OSError, temporary: Temporary, size: int) -> CheckpointError:
     target = temporary.target
     if temporary.fd < 0 and error.errno in _PLACE_ERRORS:
         return OutputError(f"cannot be made: {error.strerror}", path=target)
@@ -213,9 +192,9 @@ def _flush(fd: int) -> None:
     os.fsync(fd)
 
 
-def _rename(temporaries: list[_Temporary], *, replace: bool) -> None:
+def _rename(temporaries: list[Temporary], *, replace: bool) -> None:
     """Give all files their names; where a later one fails, new names given before are taken back."""
-    given: list[_Temporary] = []
+    given: list[Temporary] = []
     try:
         for temporary in temporaries:
             try:
@@ -228,7 +207,7 @@ def _rename(temporaries: list[_Temporary], *, replace: bool) -> None:
     except BaseException:
         if not replace:
             for temporary in given:
-                _unlink(temporary.target)
+                unlink(temporary.target)
         raise
 
 
@@ -247,71 +226,6 @@ def _flush_folder(folder: Path) -> None:
             raise SystemIOError(f"cannot be flushed: {error.strerror}", path=folder) from error
     finally:
         os.close(fd)
-
-
-def _unlink(path: Path) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-
-
-class _Temporary:
-    """A hidden file beside ``target`` that only this run knows the name of."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.path = target.parent / f".{os.urandom(8).hex()}{TEMPORARY_SUFFIX}"
-        self.fd = -1
-        self._readers: list[int] = []
-        self._exists = True  # until removed or renamed: an interrupt may come between creating it and knowing so
-
-    def create(self, mode: int | None) -> None:
-        """Make it, readable as the umask says, or as ``mode`` where it replaces a file."""
-        self.fd = os.open(self.path, _OPEN, 0o666)
-        if mode is not None and hasattr(os, "fchmod"):
-            os.fchmod(self.fd, mode)
-
-    def reopen(self) -> int:
-        """A second, independent descriptor, for reading back."""
-        fd = os.open(
-            self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-        )
-        self._readers.append(fd)
-        if os.name != "nt" and not os.path.samestat(os.fstat(fd), os.fstat(self.fd)):
-            raise ParityFailed("the temporary file was replaced while it was written")
-        return fd
-
-    def close(self) -> None:
-        while self._readers:
-            os.close(self._readers.pop())
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def rename(self, *, replace: bool) -> None:
-        """Give the target its name at once. Without ``replace`` a file that has appeared meanwhile is left alone."""
-        if not replace and hasattr(os, "link"):
-            try:
-                os.link(self.path, self.target)
-            except FileExistsError as error:
-                raise OutputError("exists already: another run made it meanwhile", path=self.target) from error
-            except OSError:  # no hard links here: the check just before is the best there is
-                if os.path.lexists(self.target):
-                    raise OutputError("exists already: another run made it meanwhile", path=self.target) from None
-            else:
-                return  # `remove` takes the temporary name away
-        os.replace(self.path, self.target)
-        self._exists = False
-
-    def remove(self) -> None:
-        try:
-            self.close()
-        except OSError:
-            self.fd = -1
-        if self._exists:
-            _unlink(self.path)
-            self._exists = False
 
 
 __all__ = ["TEMPORARY_SUFFIX", "Written", "check_output", "write_layouts"]

@@ -7,14 +7,14 @@ CPython's pickler on torch's objects (``torch.Tensor.__reduce_ex__``, ``torch._u
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from formats.core.checkpoint import Global, Latin1, Ordered, Record
-from formats.core.dtype import DType, by_name
+from formats.core.dtype import by_name
 from formats.core.errors import Unsupported
+from formats.core.opcode_writer import LONGEST_LONG, OpcodeWriter, get_opcode
 from formats.core.plain_values import ordered, plain, plain_key
 from formats.core.rebuild import TypedStorage
 from formats.core.storage_table import Slot, StorageTable
@@ -32,7 +32,6 @@ _SCHEMES = frozenset(
     f"torch.{name}" for name in ("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric",
                                  "per_channel_affine_float_qparams", "sparse_coo", "strided")
 )  # fmt: skip
-_LONGEST_LONG = 255  # bytes of an integer in LONG1; weights_only reads no LONG4
 
 Frame = Iterator[Any]
 
@@ -56,26 +55,18 @@ def pickle_tree(tree: Any, *, locations: bool = False) -> Pickled:
     return Pickled(b"".join(pickler.parts), pickler.table.used, pickler.notes())
 
 
-class _Pickler:
+class _Pickler(OpcodeWriter):
     def __init__(self, tree: Any, locations: bool) -> None:
-        self.parts: list[bytes] = [b"\x80\x02"]
-        self.write = self.parts.append
-        self.table = StorageTable(tree)
-        self.locations = locations
-        self.count = 0  # memo slots given
-        self.memo: dict[int, int] = {}  # id of an object → slot
-        self.texts: dict[str, bytes] = {}  # text → the opcode that gets it
-        self.names: dict[str, bytes] = {}  # dotted name → the opcode that gets it
-        self.sizes: dict[tuple[int, ...], bytes] = {(): b")"}
+        super().__init__(StorageTable(tree), locations=locations)
         self.kept: list[Any] = []  # what was made on the way: identities must stay taken
         self.replaced: dict[int, Any] = {}
         self.labels: list[Any] = []
         self.told: dict[str, list[str]] = {}
         self.savers: dict[type, Callable[[Any], Frame | None]] = {
             dict: self._dict, Ordered: self._ordered, list: self._list, tuple: self._tuple, set: self._set, frozenset: self._frozenset,
-            str: self._text, Latin1: self._text, int: self._int, float: self._float, bool: self._bool, type(None): self._none,
-            bytes: self._bytes, bytearray: self._bytearray, complex: self._complex, TensorView: self._tensor,
-            CompositeTensor: self._composite, TypedStorage: self._storage, Global: self._global_value, Record: self._record,
+            str: self.text, Latin1: self.text, int: self._int, float: self.real, bool: self.boolean, type(None): self.none,
+            bytes: self._bytes, bytearray: self._bytearray, complex: self._complex, TensorView: self.tensor,
+            CompositeTensor: self._composite, TypedStorage: self.stored, Global: self._global_value, Record: self._record,
         }  # fmt: skip
 
     def run(self, tree: Any) -> None:
@@ -98,7 +89,7 @@ class _Pickler:
         """Write a value at once, or return the frame that yields its parts in turn."""
         slot = self.memo.get(id(value))
         if slot is not None:
-            self.write(_get(slot))
+            self.write(get_opcode(slot))
             return None
         saver = self.savers.get(type(value))
         if saver is None:
@@ -113,75 +104,23 @@ class _Pickler:
             lines.append(f"{paths[0]}: {what}{more}")
         return lines
 
-    # -- memo, names, numbers --------------------------------------------------------------------------------------------------------
-    def _put(self) -> int:
-        slot = self.count
-        self.count = slot + 1
-        self.write(b"q%c" % slot if slot < 256 else b"r" + slot.to_bytes(4, "little"))
-        return slot
-
-    def _name(self, text: str) -> None:
-        """GLOBAL of a dotted name."""
-        known = self.names.get(text)
-        if known is not None:
-            self.write(known)
-            return
-        module, _, name = text.rpartition(".")
-        self.write(f"c{module}\n{name}\n".encode())
-        self.names[text] = _get(self._put())
-
-    def _text(self, value: str) -> None:
-        known = self.texts.get(value)
-        if known is not None:
-            self.write(known)
-            return
-        raw = value.encode("utf-8", "surrogatepass")
-        self.write(b"X" + len(raw).to_bytes(4, "little") + raw)
-        self.texts[value] = _get(self._put())
-
-    def _none(self, _value: None) -> None:
-        self.write(b"N")
-
-    def _bool(self, value: bool) -> None:
-        self.write(b"\x88" if value else b"\x89")
-
     def _int(self, value: int) -> None:
-        if -0x80000000 <= value < 0x80000000:
-            self.write(_number(value))
+        if value.bit_length() < 8 * LONGEST_LONG:
+            self.integer(value)
             return
-        raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-        if raw[-1] == 0xFF and raw[-2] & 0x80:  # the shortest form, as `pickle.encode_long` makes it
-            raw = raw[:-1]
-        if len(raw) > _LONGEST_LONG:
-            self._tell(f"an integer of {len(raw)} bytes written as text of its hexadecimal digits")
-            self._text(hex(value))
-            return
-        self.write(b"\x8a%c" % len(raw) + raw)
-
-    def _float(self, value: float) -> None:
-        self.write(struct.pack(">cd", b"G", value))
-
-    def _counts(self, values: tuple[int, ...]) -> None:
-        """A tuple of integers; the same few shapes come again and again."""
-        known = self.sizes.get(values)
-        if known is None:
-            opcodes = b"".join(map(_number, values))
-            ends = {1: b"\x85", 2: b"\x86", 3: b"\x87"}
-            known = self.sizes[values] = opcodes + ends[len(values)] if len(values) < 4 else b"(" + opcodes + b"t"
-        self.write(known)
-        if values:
-            self._put()
+        self._tell(f"an integer of {value.bit_length()} bits written as text of its hexadecimal digits")
+        self.text(hex(value))
 
     # -- containers ------------------------------------------------------------------------------------------------------------------
     def _dict(self, value: dict[Any, Any]) -> Frame:
         self.write(b"}")
-        self.memo[id(value)] = self._put()
+        self.memo[id(value)] = self.put()
         return self._entries(value)
 
     def _ordered(self, value: Ordered) -> Frame:
-        self._name("collections.OrderedDict")
+        self.name("collections.OrderedDict")
         self.write(b")R")
-        self.memo[id(value)] = self._put()
+        self.memo[id(value)] = self.put()
         yield from self._entries(value)
         if value.attributes:
             yield value.attributes
@@ -215,7 +154,7 @@ class _Pickler:
 
     def _list(self, value: list[Any]) -> Frame:
         self.write(b"]")
-        self.memo[id(value)] = self._put()
+        self.memo[id(value)] = self.put()
         return self._items(value)
 
     def _items(self, value: list[Any]) -> Frame:
@@ -242,7 +181,7 @@ class _Pickler:
         if id(value) in self.memo:
             raise Unsupported(f"{self._path()}: a tuple holds itself, which torch.load(weights_only=True) cannot read")
         self.write({1: b"\x85", 2: b"\x86", 3: b"\x87"}.get(len(value), b"t"))
-        self.memo[id(value)] = self._put()
+        self.memo[id(value)] = self.put()
 
     def _set(self, value: set[Any] | frozenset[Any]) -> Frame:
         members = [plain_key(member) for member in ordered(value)]
@@ -256,7 +195,7 @@ class _Pickler:
 
     def _call(self, name: str, args: Iterable[Any]) -> Frame:
         """REDUCE of a name on arguments."""
-        self._name(name)
+        self.name(name)
         args = tuple(args)
         if len(args) > 3:
             self.write(b"(")
@@ -266,9 +205,9 @@ class _Pickler:
             yield arg
         self.write({0: b")", 1: b"\x85", 2: b"\x86", 3: b"\x87"}.get(len(args), b"t"))
         if args:
-            self._put()
+            self.put()
         self.write(b"R")
-        self._put()
+        self.put()
 
     def _bytes(self, value: bytes) -> Frame:
         yield from self._call("_codecs.encode", (value.decode("latin-1"), "latin1"))
@@ -282,85 +221,20 @@ class _Pickler:
     def _complex(self, value: complex) -> Frame:
         return self._call("__builtin__.complex", (value.real, value.imag))
 
-    # -- tensors ---------------------------------------------------------------------------------------------------------------------
-    def _persistent(self, slot: Slot) -> None:
-        """The persistent id of a storage, and the storage."""
-        self.write(b"(")
-        self._text("storage")
-        self._name(f"torch.{slot.dtype.storage}" if slot.dtype else "torch.storage.UntypedStorage")
-        self._text(slot.key)
-        self._text(slot.storage.location if self.locations else "cpu")
-        self._int(slot.numel)
-        self.write(b"t")
-        self._put()
-        self.write(b"Q")
-
-    def _storage(self, value: TypedStorage) -> None:
-        self._persistent(self.table.slot(value.storage)[0])
-
-    def _hooks(self) -> None:
-        """The empty dict of backward hooks that every tensor carries."""
-        self._name("collections.OrderedDict")
-        self.write(b")R")
-        self._put()
-
-    def _tensor(self, view: TensorView) -> None:
-        if not view.parameter:
-            self.memo[id(view)] = self._plain_tensor(view, view.requires_grad)
-            return
-        self._name("torch._utils._rebuild_parameter")
-        self._plain_tensor(view, requires_grad=False)
-        self._bool(view.requires_grad)
-        self._hooks()
-        self.write(b"\x87")
-        self._put()
-        self.write(b"R")
-        self.memo[id(view)] = self._put()
-
-    def _plain_tensor(self, view: TensorView, requires_grad: bool) -> int:
-        slot, at = self.table.slot(view.storage)
-        offset = view.offset + at // view.dtype.itemsize
-        self._name("torch._utils._rebuild_tensor_v2" if slot.dtype else "torch._utils._rebuild_tensor_v3")
-        self.write(b"(")
-        self._persistent(slot)
-        self._int(offset)
-        self._counts(view.shape)
-        self._counts(view.strides)
-        self._bool(requires_grad)
-        self._hooks()
-        if slot.dtype is None:
-            self._dtype(view.dtype)
-        bits = [name for name in ("conj", "neg") if getattr(view, name)]
-        if bits:
-            self.write(b"}")
-            self._put()
-            self.write(b"(" if len(bits) > 1 else b"")
-            for name in bits:
-                self._text(name)
-                self.write(b"\x88")
-            self.write(b"u" if len(bits) > 1 else b"s")
-        self.write(b"t")
-        self._put()
-        self.write(b"R")
-        return self._put()
-
-    def _dtype(self, dtype: DType) -> None:
-        self._name(f"torch.{dtype.name}")
-
     def _composite(self, tensor: CompositeTensor) -> Frame:
         build = getattr(self, f"_{tensor.kind.split('_')[0]}", None)
         if build is None:
             raise Unsupported(f"{self._path()}: a tensor of kind {tensor.kind} cannot be written")
         if tensor.parameter:
-            self._name("torch._utils._rebuild_parameter")
+            self.name("torch._utils._rebuild_parameter")
         yield from build(tensor)
         if tensor.parameter:
-            self._bool(tensor.requires_grad)
-            self._hooks()
+            self.boolean(tensor.requires_grad)
+            self.hooks()
             self.write(b"\x87")
-            self._put()
+            self.put()
             self.write(b"R")
-            self._put()
+            self.put()
         self.memo[id(tensor)] = self.count - 1
 
     def _sparse(self, tensor: CompositeTensor) -> Frame:
@@ -413,10 +287,10 @@ class _Pickler:
     def _global_value(self, value: Global) -> None:
         text = value.text
         if text in _SCHEMES or (text.startswith("torch.") and by_name(text.removeprefix("torch.")) is not None):
-            self._name(text)
+            self.name(text)
             return
         self._tell(f"{text:.120} written as its name")
-        self._text(text)
+        self.text(text)
 
     def _record(self, record: Record) -> Frame:
         if record.name in _ALLOWED and not record.kwargs and record.state is None:
@@ -450,19 +324,3 @@ def _label(label: Any) -> str:
     if isinstance(label, (str, int, float, bool)):
         return f"{label!s:.60}"
     return label.text if isinstance(label, Global) else f"<{label.name if isinstance(label, Record) else type(label).__name__}>"
-
-
-def _get(slot: int) -> bytes:
-    return b"h%c" % slot if slot < 256 else b"j" + slot.to_bytes(4, "little")
-
-
-def _number(value: int) -> bytes:
-    """BININT1, BININT2, BININT or LONG1."""
-    if 0 <= value < 0x100:
-        return b"K%c" % value
-    if 0 <= value < 0x10000:
-        return b"M" + value.to_bytes(2, "little")
-    if -0x80000000 <= value < 0x80000000:
-        return b"J" + value.to_bytes(4, "little", signed=True)
-    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8a%c" % len(raw) + raw

@@ -7,10 +7,6 @@ run without Python's lock).
 
 from __future__ import annotations
 
-import os
-import threading
-import zlib
-from _queue import SimpleQueue
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,45 +14,88 @@ from typing import Any
 from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
 from formats.core.files import PIECE, SourceFile
 from formats.core.layout import Data, Layout
+from formats.core.positioned import read_at, write_at
+from formats.core.readback import Part, ReadBack
 from formats.core.storage import Storage, plain_span
 
 Observe = Callable[[int, int], None]
 
 SMALL = 64 << 10  # bytes: smaller segments are gathered, and written in the destination's order
 GATHERED = 32 << 20  # bytes of small segments held at once
-AHEAD = 4  # buffers between the writer and the thread that reads back
-INLINE = 4 << 20  # bytes: for less, a second thread costs more than it saves
+GAP = 4 << 10  # bytes: segments this near to each other are written in one go, what is between them being read first
 
 
 @dataclass(slots=True)
-class Streamed:
-    """``crcs`` of the data segments (None where not computed), and the segments still to be written: (offset, bytes)."""
+class Itinerary:
+    """The data segments that hold bytes, as indices in the order in which the sources hold them, and the files they come from."""
 
-    crcs: list[int | None]
-    rest: list[tuple[int, bytes]]
+    order: list[int]
+    files: list[SourceFile]
 
 
-def stream(layout: Layout, fd: int, read_back: int, observe: Observe | None = None) -> Streamed:
-    """Write all data segments of ``layout`` to ``fd``. ``read_back`` is a second descriptor to check through, or −1 for no check.
+def itinerary(layout: Layout) -> Itinerary:
+    """In which order to visit a layout's storages; nothing is read."""
+    files: dict[int, tuple[int, SourceFile | None]] = {}
+    places: list[tuple[int, int, int]] = []
+    for index, data in enumerate(layout.data):
+        if data.storage.nbytes:
+            file, at = _place(data.storage)
+            places.append((files.setdefault(id(file), (len(files), file))[0], at, index))
+    places.sort()
+    opened = [file for _, file in files.values() if isinstance(file, SourceFile) and file.fd >= 0]
+    return Itinerary([index for _, _, index in places], opened)
 
-    CRC-32 values are computed where somebody needs them: for checking, or for a layout with late segments.
+
+def stream(layout: Layout, order: list[int], fd: int, read_back: int, observe: Observe | None = None) -> list[int | None]:
+    """Write all segments of ``layout`` to ``fd``; returns the CRC-32 of each data segment (None where not computed).
+
+    ``read_back`` is a second descriptor to check everything through, or −1 for no check. CRC-32 values are computed where somebody
+    needs them: for checking, or for a layout with late segments.
     """
-    check = _Check(layout, read_back)
-    moved = _Mover(layout, fd, check, observe)
+    check = ReadBack(layout, read_back)
     try:
-        moved.run()
+        _Mover(layout, fd, check, observe).run(order)
         check.finish()
     finally:
         check.stop()
-    crcs = check.crcs
+    _write_rest(_rest(layout, check.crcs), fd, read_back)
+    return list(check.crcs) if check.wanted else [None] * len(layout.data)
+
+
+def _rest(layout: Layout, crcs: list[int]) -> list[tuple[int, bytes]]:
+    """What is no data, by offset."""
     rest = [(literal.offset, literal.data) for literal in layout.literals]
-    known = [crc or 0 for crc in crcs]
     for late in layout.late:
-        made = late.make(known)
+        made = late.make(crcs)
         if len(made) != late.size:
             raise ParityFailed(f"segment at byte {late.offset} is {len(made)} bytes long, {late.size} were planned")
         rest.append((late.offset, made))
-    return Streamed(crcs if check.wanted else [None] * len(crcs), _joined(rest))
+    rest.sort(key=lambda segment: segment[0])
+    return rest
+
+
+def _write_rest(rest: list[tuple[int, bytes]], fd: int, read_back: int) -> None:
+    """Headers and the like, near neighbours in one write: between the headers of tiny tensors stand the tensors, written already."""
+    at = 0
+    while at < len(rest):
+        start = rest[at][0]
+        stop = start + len(rest[at][1])
+        end = at + 1
+        while end < len(rest) and rest[end][0] - stop <= GAP and rest[end][0] + len(rest[end][1]) - start <= PIECE:
+            stop = rest[end][0] + len(rest[end][1])
+            end += 1
+        window = bytearray(stop - start)
+        if stop - start > sum(len(data) for _, data in rest[at:end]):
+            read_at(fd, memoryview(window), start)
+        for offset, data in rest[at:end]:
+            window[offset - start : offset - start + len(data)] = data
+        write_at(fd, memoryview(window), start)
+        if read_back >= 0:
+            found = bytearray(len(window))
+            read_at(read_back, memoryview(found), start)
+            if found != window:
+                raise ParityFailed(f"bytes {start} to {stop} on disk are not what was written")
+        at = end
 
 
 def check_cover(layout: Layout) -> None:
@@ -74,63 +113,10 @@ def check_cover(layout: Layout) -> None:
         raise ParityFailed(f"layout's segments end at byte {at} of {layout.size}")
 
 
-def source_file(storage: Storage) -> SourceFile | None:
-    """The file that a storage's bytes come from, where one can be named without reading."""
-    file, _ = _place(storage)
-    return file if isinstance(file, SourceFile) and file.fd >= 0 else None
-
-
-def write_at(fd: int, view: memoryview, offset: int) -> None:
-    """All of ``view`` at ``offset``, however little the system takes at once."""
-    done = 0
-    while done < len(view):
-        if hasattr(os, "pwrite"):
-            count = os.pwrite(fd, view[done:] if done else view, offset + done)
-        else:
-            os.lseek(fd, offset + done, os.SEEK_SET)
-            count = os.write(fd, view[done:])
-        if count <= 0:
-            raise OSError(5, "the system takes no more bytes")
-        done += count
-
-
-def read_at(fd: int, view: memoryview, offset: int) -> None:
-    """Fill ``view`` from ``offset``; `ParityFailed` where the file is shorter."""
-    done = 0
-    while done < len(view):
-        if hasattr(os, "preadv"):
-            count = os.preadv(fd, [view[done:] if done else view], offset + done)
-        else:
-            os.lseek(fd, offset + done, os.SEEK_SET)
-            got = os.read(fd, len(view) - done)
-            view[done : done + len(got)] = got
-            count = len(got)
-        if not count:
-            raise ParityFailed(f"ends at byte {offset + done} on disk, more was written")
-        done += count
-
-
-def _joined(rest: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """Segments that follow each other as one."""
-    rest.sort(key=lambda segment: segment[0])
-    joined: list[tuple[int, list[bytes]]] = []
-    stop = -1
-    for offset, data in rest:
-        if offset == stop:
-            joined[-1][1].append(data)
-        else:
-            joined.append((offset, [data]))
-        stop = offset + len(data)
-    return [(offset, b"".join(parts)) for offset, parts in joined]
-
-
-Part = tuple[int, int]  # (index of a data segment, how many of its bytes)
-
-
 class _Mover:
     """Reads in the source's order and writes in pieces."""
 
-    def __init__(self, layout: Layout, fd: int, check: _Check, observe: Observe | None) -> None:
+    def __init__(self, layout: Layout, fd: int, check: ReadBack, observe: Observe | None) -> None:
         self.layout = layout
         self.fd = fd
         self.check = check
@@ -139,8 +125,8 @@ class _Mover:
         self.small: list[tuple[int, int, bytes]] = []  # (offset, index, bytes)
         self.small_bytes = 0
 
-    def run(self) -> None:
-        for index in self._ordered():
+    def run(self, order: list[int]) -> None:
+        for index in order:
             data = self.layout.data[index]
             try:
                 if data.storage.nbytes < SMALL:
@@ -152,17 +138,6 @@ class _Mover:
                     error.what = f"tensor {data.name!r:.200}: {error.what}"
                 raise
         self._write_small()
-
-    def _ordered(self) -> list[int]:
-        """Indices of the segments that hold bytes, in the order in which the source holds them."""
-        files: dict[int, int] = {}
-        places: list[tuple[int, int, int]] = []
-        for index, data in enumerate(self.layout.data):
-            if data.storage.nbytes:
-                file, at = _place(data.storage)
-                places.append((files.setdefault(id(file), len(files)), at, index))
-        places.sort()
-        return [index for _, _, index in places]
 
     def _move(self, index: int, data: Data) -> None:
         """One segment in pieces that end on multiples of `PIECE` in the destination."""
@@ -272,126 +247,3 @@ def _reader(storage: Storage) -> Callable[[memoryview], None]:
             raise CorruptCheckpoint(f"gave more than the {storage.nbytes} bytes declared")
 
     return fill
-
-
-class _Check:
-    """Reads pieces back and compares them, on a thread of its own where there is enough to do."""
-
-    def __init__(self, layout: Layout, read_back: int) -> None:
-        self.layout = layout
-        self.read_back = read_back
-        self.wanted = read_back >= 0 or bool(layout.late)
-        self.crcs: list[int | None] = [0] * len(layout.data)
-        self.own = bytearray(PIECE)
-        self.failure: BaseException | None = None
-        self.free: SimpleQueue[bytearray] = SimpleQueue()
-        self.tasks: SimpleQueue[tuple[int, int, bytearray, list[Part]] | None] = SimpleQueue()
-        self.thread: threading.Thread | None = None
-        threaded = self.wanted and layout.size > INLINE
-        for _ in range(AHEAD if threaded else 1):
-            self.free.put(bytearray(PIECE))
-        if threaded:
-            self.thread = threading.Thread(target=self._work, name="read back", daemon=True)
-            self.thread.start()
-
-    def buffer(self) -> bytearray:
-        """A free buffer of `PIECE` bytes."""
-        if self.failure is not None:
-            raise self.failure
-        return self.free.get()
-
-    def piece(self, offset: int, length: int, buffer: bytearray, parts: list[Part]) -> None:
-        """``buffer[:length]`` stands at ``offset`` now, and is ``parts`` one after the other."""
-        if self.thread is not None:
-            if self.failure is not None:
-                raise self.failure
-            self.tasks.put((offset, length, buffer, parts))
-            return
-        if self.wanted:
-            self._compare(offset, length, buffer, parts)
-        if len(buffer) == PIECE:
-            self.free.put(buffer)
-
-    def _work(self) -> None:
-        while (task := self.tasks.get()) is not None:
-            try:
-                if self.failure is None:
-                    self._compare(*task)
-            except BaseException as error:  # handed to the writing thread
-                self.failure = error
-            finally:
-                if len(task[2]) == PIECE:
-                    self.free.put(task[2])
-
-    def _compare(self, offset: int, length: int, buffer: bytearray, parts: list[Part]) -> None:
-        view = memoryview(buffer)[:length]
-        if self.read_back >= 0:
-            if length > len(self.own):
-                self.own = bytearray(length)
-            view = memoryview(self.own)[:length]
-            read_at(self.read_back, view, offset)
-            if not buffer.startswith(view):  # compares like memcmp, without a copy
-                name = self.layout.data[parts[0][0]].name
-                raise ParityFailed(f"bytes {offset} to {offset + length} on disk (tensor {name!r:.200}) are not what was written")
-        at = 0
-        for index, count in parts:
-            self.crcs[index] = zlib.crc32(view[at : at + count], self.crcs[index] or 0)
-            at += count
-
-    def finish(self) -> None:
-        """Wait for the last piece, then compare with the checksums that the source holds."""
-        if self.thread is not None:
-            self.tasks.put(None)
-            self.thread.join()
-            self.thread = None
-        if self.failure is not None:
-            raise self.failure
-        if self.read_back >= 0:
-            self._compare_stored()
-
-    def stop(self) -> None:
-        """End the thread, whatever state it is in."""
-        if self.thread is not None:
-            self.failure = self.failure or CorruptCheckpoint("stopped")
-            self.tasks.put(None)
-            self.thread.join()
-            self.thread = None
-
-    def _compare_stored(self) -> None:
-        proved: set[int] = set()
-        for data, crc in zip(self.layout.data, self.crcs, strict=True):
-            stored = _stored_crc(data.storage)
-            if stored is not None:
-                proved.add(id(data.storage))
-                if crc != stored:
-                    _refuse(data.storage, data.name, stored)
-        # Of storages that only parts were taken of, the whole has to be read once more to know whether it is sound.
-        for data in self.layout.data:
-            base: Any = data.storage
-            while _stored_crc(base) is None and getattr(base, "inner", None) is not None:
-                base = base.inner
-            stored = _stored_crc(base)
-            if stored is not None and id(base) not in proved:
-                proved.add(id(base))
-                if _crc(base) != stored:
-                    _refuse(base, data.name, stored)
-
-
-def _stored_crc(storage: Any) -> int | None:
-    find = getattr(storage, "stored_crc", None)
-    return None if find is None else find()
-
-
-def _crc(storage: Storage) -> int:
-    crc = 0
-    for piece in storage.chunks(0, storage.nbytes):
-        crc = zlib.crc32(piece, crc)
-    return crc
-
-
-def _refuse(storage: Storage, name: str, stored: int) -> None:
-    """The file does not have the checksum that the source gives: is it the source that is wrong?"""
-    found = _crc(storage)
-    if found != stored:
-        raise CorruptCheckpoint(f"tensor {name!r:.200} has CRC-32 {found:08x} in the source, expected {stored:08x}")
-    raise ParityFailed(f"tensor {name!r:.200} on disk does not have the CRC-32 {stored:08x} of the source")

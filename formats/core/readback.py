@@ -1,0 +1,145 @@
+"""Whether what is on disk is what was handed out, and whether what was handed out is what the source's checksums say."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from _queue import SimpleQueue
+from typing import Any
+
+from formats.core.errors import CorruptCheckpoint, ParityFailed
+from formats.core.files import PIECE
+from formats.core.layout import Layout
+from formats.core.positioned import read_at
+from formats.core.storage import Storage
+
+AHEAD = 4  # buffers between the writer and the thread that reads back
+INLINE = 4 << 20  # bytes: for less, a second thread costs more than it saves
+
+Part = tuple[int, int]  # (index of a data segment, how many of its bytes)
+
+
+class ReadBack:
+    """Reads pieces back and compares them, on a thread of its own where there is enough to do."""
+
+    def __init__(self, layout: Layout, read_back: int) -> None:
+        self.layout = layout
+        self.read_back = read_back
+        self.wanted = read_back >= 0 or bool(layout.late)
+        self.crcs: list[int] = [0] * len(layout.data)
+        self.own = bytearray(PIECE)
+        self.failure: BaseException | None = None
+        self.free: SimpleQueue[bytearray] = SimpleQueue()
+        self.tasks: SimpleQueue[tuple[int, int, bytearray, list[Part]] | None] = SimpleQueue()
+        self.thread: threading.Thread | None = None
+        threaded = self.wanted and layout.size > INLINE
+        for _ in range(AHEAD if threaded else 1):
+            self.free.put(bytearray(PIECE))
+        if threaded:
+            self.thread = threading.Thread(target=self._work, name="read back", daemon=True)
+            self.thread.start()
+
+    def buffer(self) -> bytearray:
+        """A free buffer of `PIECE` bytes."""
+        if self.failure is not None:
+            raise self.failure
+        return self.free.get()
+
+    def piece(self, offset: int, length: int, buffer: bytearray, parts: list[Part]) -> None:
+        """``buffer[:length]`` stands at ``offset`` now, and is ``parts`` one after the other."""
+        if self.thread is not None:
+            if self.failure is not None:
+                raise self.failure
+            self.tasks.put((offset, length, buffer, parts))
+            return
+        if self.wanted:
+            self._compare(offset, length, buffer, parts)
+        if len(buffer) == PIECE:
+            self.free.put(buffer)
+
+    def _work(self) -> None:
+        while (task := self.tasks.get()) is not None:
+            try:
+                if self.failure is None:
+                    self._compare(*task)
+            except BaseException as error:  # handed to the writing thread
+                self.failure = error
+            finally:
+                if len(task[2]) == PIECE:
+                    self.free.put(task[2])
+
+    def _compare(self, offset: int, length: int, buffer: bytearray, parts: list[Part]) -> None:
+        view = memoryview(buffer)[:length]
+        if self.read_back >= 0:
+            if length > len(self.own):
+                self.own = bytearray(length)
+            view = memoryview(self.own)[:length]
+            read_at(self.read_back, view, offset)
+            if not buffer.startswith(view):  # compares like memcmp, without a copy
+                name = self.layout.data[parts[0][0]].name
+                raise ParityFailed(f"bytes {offset} to {offset + length} on disk (tensor {name!r:.200}) are not what was written")
+        at = 0
+        for index, count in parts:
+            self.crcs[index] = zlib.crc32(view[at : at + count], self.crcs[index])
+            at += count
+
+    def finish(self) -> None:
+        """Wait for the last piece, then compare with the checksums that the source holds."""
+        if self.thread is not None:
+            self.tasks.put(None)
+            self.thread.join()
+            self.thread = None
+        if self.failure is not None:
+            raise self.failure
+        if self.read_back >= 0:
+            self._compare_stored()
+
+    def stop(self) -> None:
+        """End the thread, whatever state it is in."""
+        if self.thread is not None:
+            self.failure = self.failure or CorruptCheckpoint("stopped")
+            self.tasks.put(None)
+            self.thread.join()
+            self.thread = None
+
+    def _compare_stored(self) -> None:
+        partial: list[tuple[Any, str]] = []
+        proved: set[int] = set()
+        for data, crc in zip(self.layout.data, self.crcs, strict=True):
+            storage: Any = data.storage
+            stored = _stored_crc(storage)
+            if stored is not None:
+                proved.add(id(storage))
+                if crc != stored:
+                    _refuse(storage, data.name, stored)
+            elif (inner := getattr(storage, "inner", None)) is not None:
+                partial.append((inner, data.name))
+        # Of storages that only parts were taken of, the whole has to be read once more to know whether it is sound.
+        for base, name in partial:
+            stored = _stored_crc(base)
+            while stored is None and (inner := getattr(base, "inner", None)) is not None:
+                base, stored = inner, _stored_crc(inner)
+            if stored is not None and id(base) not in proved:
+                proved.add(id(base))
+                if _crc(base) != stored:
+                    _refuse(base, name, stored)
+
+
+def _stored_crc(storage: Any) -> int | None:
+    find = getattr(storage, "stored_crc", None)
+    return None if find is None else find()
+
+
+def _crc(storage: Storage) -> int:
+    crc = 0
+    for piece in storage.chunks(0, storage.nbytes):
+        crc = zlib.crc32(piece, crc)
+    return crc
+
+
+def _refuse(storage: Storage, name: str, stored: int) -> None:
+    """The file does not have the checksum that the source gives: is it the source that is wrong?"""
+    found = _crc(storage)
+    if found != stored:
+        raise CorruptCheckpoint(f"tensor {name!r:.200} has CRC-32 {found:08x} in the source, expected {stored:08x}")
+    raise ParityFailed(f"tensor {name!r:.200} on disk does not have the CRC-32 {stored:08x} of the source")

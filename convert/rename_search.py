@@ -18,6 +18,7 @@ from convert.expectation import Shape, fits
 from convert.rename_steps import DIGITS, KINDS, Step, alike, renamer, spelled, step_rules, votes
 from convert.rule_text import escaped
 from convert.rules import Exact, KeyRules, Rename, Rule
+from convert.text import count
 from formats.core.errors import UsageError
 
 SAMPLE = 200  # keys that propose steps
@@ -143,7 +144,7 @@ def _tried(
             continue
         if key not in unmatched:
             return None
-        if renamed in model and renamed not in taken and fits(source[key], model[renamed]):
+        if renamed in model and renamed not in taken and source[key] == model[renamed]:
             pairs[key] = renamed
     if not pairs or not _telling(pairs, state, left, wanted, source, model):
         return None
@@ -158,15 +159,27 @@ def _telling(
     source: Mapping[str, Shape],
     model: Mapping[str, Shape],
 ) -> bool:
-    """Whether a match is more than chance: several modules agree, or nothing else has these leaf names and shapes."""
-    if len({name.rpartition(".")[0] for name in pairs.values()}) > 1:
+    """Whether a match is more than chance: several modules agree, or it is a whole module whose leaf names and shapes are unique."""
+    modules = {name.rpartition(".")[0] for name in pairs.values()}
+    if len(modules) > 1:
         return True
-    ours = Counter((state.names[key].rpartition(".")[2], source[key]) for key in left)
-    theirs = Counter((key.rpartition(".")[2], model[key]) for key in wanted)
-    return all(
-        ours[state.names[key].rpartition(".")[2], source[key]] <= 1 and theirs[name.rpartition(".")[2], model[name]] == 1
-        for key, name in pairs.items()
-    )
+    if any(state.names[key].rpartition(".")[2] != name.rpartition(".")[2] for key, name in pairs.items()):
+        return False
+    ours = _signatures((state.names[key], source[key]) for key in left)
+    theirs = _signatures((key, model[key]) for key in wanted)
+    whole = theirs[modules.pop()]
+    origins = {state.names[key].rpartition(".")[0] for key in pairs}
+    mine = ours[origins.pop()]
+    return not origins and mine == whole and Counter(ours.values())[mine] == 1 and Counter(theirs.values())[whole] == 1
+
+
+def _signatures(entries: Iterable[tuple[str, Shape]]) -> dict[str, frozenset[tuple[str, Shape]]]:
+    """{module: its leaf names and shapes}."""
+    found: dict[str, set[tuple[str, Shape]]] = {}
+    for name, shape in entries:
+        module, _, leaf = name.rpartition(".")
+        found.setdefault(module, set()).add((leaf, shape))
+    return {module: frozenset(leaves) for module, leaves in found.items()}
 
 
 def _take(state: Search, candidate: _Candidate) -> None:
@@ -177,7 +190,7 @@ def _take(state: Search, candidate: _Candidate) -> None:
     state.lines += [line for _, line in written]
     kind, old, new = candidate.step
     whole = kind == "head" and (not old or not new)
-    state.reasons.append(f"{spelled(candidate.step)}: {len(candidate.pairs):,} tensors then fit by name and shape")
+    state.reasons.append(f"{spelled(candidate.step)}: {count(len(candidate.pairs), 'tensor')} then fit by name and shape")
     if not whole:
         state.sure = min(state.sure, 1)
 
@@ -234,10 +247,10 @@ def _by_modules(state: Search, source: Mapping[str, Shape], model: Mapping[str, 
         state.names[key] = target
     state.sure = 0 if state.by_order else min(state.sure, 1)
     if state.by_shape:
-        state.reasons.append(f"{len(state.by_shape):,} tensors are matched by shapes that occur once")
+        state.reasons.append(f"{count(len(state.by_shape), 'tensor')} matched by shapes that occur once")
     if state.by_order:
         state.reasons.append(
-            f"{len(state.by_order):,} tensors are matched by order alone: others of their shapes could take their places unnoticed"
+            f"{count(len(state.by_order), 'tensor')} matched by order alone: others of their shapes could take their places unnoticed"
         )
 
 

@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Any
 
-from convert.expectation import Shape, fits
+from convert.expectation import Shape
 from convert.rule_text import escaped
 from convert.rules import Prefix, Rename, Rule
 
@@ -39,7 +39,7 @@ def votes(left: list[tuple[str, Shape]], wanted: list[tuple[str, Shape]]) -> Cou
             if len(others) > CROWD:
                 continue
             for other, there in others:
-                if other != run and fits(shape, there):
+                if other != run and shape == there:
                     said.update(_steps(at, run, other))
         found.update(said)
     return found

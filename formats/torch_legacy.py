@@ -120,6 +120,12 @@ class _Storages:
             odd = sorted(set(keys) ^ set(self.roots))[0]
             side = "the pickle names and the list does not" if odd in self.roots else "the list names and the pickle does not"
             raise CorruptCheckpoint(f"list of {len(keys)} storages, pickle with {len(self.roots)}: {side} {odd!r:.60}")
+        needed = at + sum(8 + numel * dtype.itemsize for _, dtype, numel in self.roots.values())
+        if needed > stop:
+            raise CorruptCheckpoint(
+                f"is cut off: at least {needed - stop} of {needed} bytes are missing",
+                hint="the download or the copy broke off: fetch it again",
+            )
         for key in keys:
             span, dtype, numel = self.roots[key]
             if at + 8 > stop:

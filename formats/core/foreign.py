@@ -184,7 +184,11 @@ def _recognise(probe: Probe) -> CheckpointError:
 
 
 def _is_text(head: bytes) -> bool:
-    return not any(byte < 9 or 13 < byte < 32 for byte in head[:1024])
+    try:
+        text = head[:1024].decode("utf-8") if len(head) <= 1024 else head[:1024].decode("utf-8", "ignore")
+    except UnicodeDecodeError:
+        return False
+    return len(text) > len(head[:1024]) // 4 and all(char.isprintable() or char.isspace() for char in text)
 
 
 def _zip(probe: Probe) -> CheckpointError:

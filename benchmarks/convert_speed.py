@@ -78,6 +78,7 @@ def measure(argv: list[str], log: Path) -> Run:
     """Run ``argv`` in `meter`; raises `SystemExit` with its output where it fails."""
     os.sync()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # modules are compiled once, as in an installation
     before = _busy()
     meter = [sys.executable, "-I", "-S", str(HERE / "meter.py"), str(log), *argv]
     done = subprocess.run(meter, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, env=environment)
@@ -141,6 +142,9 @@ def measure_input(size: str, count: int, rounds: int, work: Path) -> list[Measur
         lines = contenders(source, out)
         measured = {name: Measured(name) for name in lines}
         names = list(lines)
+        for argv, output in lines.values():  # warm: page cache, compiled modules
+            measure(argv, work / "log")
+            output.unlink()
         for turn in range(rounds):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 measured[name].runs.append(measure(lines[name][0], work / "log"))

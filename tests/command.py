@@ -19,9 +19,10 @@ def argv() -> list[str]:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment, plain output, and the source tree first."""
+    """This process's environment, plain output, the source tree first, and compiled modules kept as an installation has them."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     plain = {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb", "PYTHONUTF8": "1"}
-    return {**os.environ, **plain, **extra}
+    return {**kept, **plain, **extra}
 
 
 def run(*arguments: str | Path, check: bool = False, timeout: float = 120, **extra: str) -> subprocess.CompletedProcess[str]:

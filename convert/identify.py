@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 IDENTIFIED = 0.999  # coverage from which weights are said to be an architecture's
 NEAR = 0.35  # score under which not even a relative is named
+NEAR_BY_SHAPE = 0.75  # ditto where keys do not agree: small networks share many shapes by chance
 _TOLD_APART_BY = (
     "activation", "normalisation", "convolution", "stride", "padding", "dilation", "pooling", "num_heads", "window_size", "patch_size",
     "img_size", "input size", "fixed input size", "mean", "std", "interpolation", "crop", "other",
@@ -117,7 +118,7 @@ def identify(
     shapes = {key: shape for key, (shape, _) in state_dict.items()}
     found = search(table, shapes)
     result = IdentifyResult("unknown", len(shapes), hints=dict(hints or {}), libraries=dict(table.libraries))
-    if found and found[0].score >= NEAR:
+    if found and found[0].score >= (NEAR_BY_SHAPE if found[0].by_shape else NEAR):
         result.best, result.others = found[0], found[1:4]
         result.equals = [other for other in found[1:] if _as_good(other, found[0])]
         result.status = _status(result.best)
@@ -176,10 +177,13 @@ def _take_member(result: IdentifyResult) -> None:
         return
     result.member = named[0][1] if named and not said else preferred[0]
     result.basis = "assumed"
-    others = ", ".join(member.name for member in members if member is not result.member)
+    taken = result.member
+    unlike = [member for member in members if member.group != taken.group or (member.group < 0 and member is not taken)]
+    others = ", ".join(member.name for member in unlike)
     why = "after the file's name" if named and not said else "the plainest name"
-    apart = ", ".join(list(told_apart(members))[:4]) or "nothing that the table records"
-    result.assumption = f"{result.member.name} is assumed ({why}); {others} has the same weights and differs in {apart}"
+    apart = ", ".join(list(told_apart((taken, *unlike)))[:4]) or "nothing that the table records"
+    verb = "has the same weights and differs" if len(unlike) == 1 else "have the same weights and differ"
+    result.assumption = f"{taken.name} is assumed ({why}); {others} {verb} in {apart}"
 
 
 def _named(members: tuple[Member, ...], hints: Mapping[str, str]) -> list[tuple[str, Member]]:

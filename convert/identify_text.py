@@ -167,6 +167,7 @@ def _differing(best: Comparison) -> list[str]:
 
 
 def report(source: Path, found: list[tuple[str, IdentifyResult]]) -> dict[str, Any]:
-    """The document of ``convert identify SOURCE --json``."""
+    """The document of ``convert identify SOURCE --json``; exit code 69 where not even a relative of a model is known."""
     models = [{"model": name or None, **result.document()} for name, result in found]
-    return {"status": "done", "exit": 0, "source": str(source), "models": models}
+    known = all(result.best is not None for _, result in found)
+    return {"status": "done" if known else "unknown", "exit": 0 if known else 69, "source": str(source), "models": models}

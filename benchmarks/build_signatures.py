@@ -1,9 +1,10 @@
 """Build ``convert/signatures/architectures.bin`` from every architecture of the installed torchvision and timm.
 
-    python -m benchmarks.build_signatures              # about 20 minutes on two cores, most of them for --stage groups
+    python -m benchmarks.build_signatures              # an hour on two cores if no class has been run yet; needs timm and torchvision
 
-Three stages, each kept under ``build/signatures/``: ``collect`` builds all models on the meta device, ``groups`` runs the members
-of every class of equal state dicts on equal weights, ``encode`` writes the table. The same inputs give the same bytes.
+Three stages: ``collect`` builds all models on the meta device and keeps what they are under ``build/signatures/``; ``groups`` runs the
+members of every class of equal state dicts on equal weights and keeps the outcome under ``benchmarks/results/``; ``encode`` writes the
+table. The same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import zoo_facts
+from benchmarks.member_groups import GROUPS
 from convert.signatures.table import MAGIC, PATH, VERSION
 from convert.signatures.tokens import Shape, derived, key_hash, shape_hashes, sketch
 
@@ -48,7 +50,7 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "benchmarks.member_groups", "--work", str(options.work)], check=True)
     if options.stage in ("all", "encode"):
         rows = list(collected(options.work))
-        groups = json.loads((options.work / "groups.json").read_text())
+        groups = json.loads(GROUPS.read_text())
         options.out.write_bytes(encode(rows, groups, _versions()))
         print(f"{options.out}: {len(rows)} models, {options.out.stat().st_size:,} bytes")
 

@@ -1,6 +1,7 @@
 """Which architectures of one class of state dicts are the same function: run them on equal weights and one input, in float64.
 
-Writes ``groups.json``: {first member: [[group, relative difference from the first member's output]…]}. Equal means a relative difference
+Writes `GROUPS`: {first member: [[group, relative difference from the first member's output]…]}; classes that are in it already are not
+run again, so an interrupted run goes on. Equal means a relative difference
 below 1e-9: two implementations of one function agree to 1e-12 in float64, and an eps of 1e-5 for 1e-6 already shows at 1e-7.
 """
 
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+GROUPS = Path(__file__).with_name("results") / "member_groups.json"
 EQUAL = 1e-9
 MOST_PARAMETERS = 130_000_000  # larger members are not run: group -1
 SIDE = 128  # pixels, where every member takes it: convolutions in float64 are slow
@@ -32,31 +34,29 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(2)
-    path = options.work / "groups.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    for members in classes_of(collected(options.work)):
+    found: dict[str, Any] = json.loads(GROUPS.read_text()) if GROUPS.exists() else {}
+    for members in sorted(classes_of(collected(options.work)), key=lambda members: _parameters(members[0])):
         first = f"{members[0]['library']}:{members[0]['name']}"
         if len(members) == 1 or first in found:
             continue
         begun = time.perf_counter()
         found[first] = groups(members)
         print(f"{time.perf_counter() - begun:6.1f} s  {first}: {found[first]}", flush=True)
-        path.write_text(json.dumps(found, indent=0, sort_keys=True))
+        rows = (f"  {json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(found))
+        GROUPS.write_text("{\n" + ",\n".join(rows) + "\n}\n")
 
 
 def groups(members: list[dict[str, Any]]) -> list[list[Any]]:
     """[group, difference from the first member] for each of ``members``; group -1 and None where a member is not run."""
-    parameters = 0
-    for _, shape in members[0]["entries"]:
-        size = 1
-        for n in shape:
-            size *= n
-        parameters += size
-    if parameters > MOST_PARAMETERS:
+    if _parameters(members[0]) > MOST_PARAMETERS:
         return [[-1, None] for _ in members]
     size = members[0]["preprocessing"].get("input_size") or [3, 224, 224]
     small = [3, SIDE, SIDE]
     return _groups(members, small, strict=True) or _groups(members, size, strict=False)
+
+
+def _parameters(member: dict[str, Any]) -> int:
+    return sum(math.prod(shape) for _, shape in member["entries"])
 
 
 def _groups(members: list[dict[str, Any]], size: list[int], *, strict: bool) -> list[list[Any]]:

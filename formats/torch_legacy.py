@@ -121,24 +121,23 @@ class _Storages:
             side = "the pickle names and the list does not" if odd in self.roots else "the list names and the pickle does not"
             raise CorruptCheckpoint(f"list of {len(keys)} storages, pickle with {len(self.roots)}: {side} {odd!r:.60}")
         needed = at + sum(8 + numel * dtype.itemsize for _, dtype, numel in self.roots.values())
-        if needed > stop:
-            raise CorruptCheckpoint(
-                f"is cut off: at least {needed - stop} of {needed} bytes are missing",
-                hint="the download or the copy broke off: fetch it again",
-            )
         for key in keys:
             span, dtype, numel = self.roots[key]
             if at + 8 > stop:
-                raise CorruptCheckpoint(f"file ends at byte {stop} before storage {key!r:.60}, expected at {at}")
+                raise _cut_off(stop, needed)
             (count,) = struct.unpack("<q", self.file.read(at, 8))
             if count != numel:
                 raise CorruptCheckpoint(f"storage {key!r:.60} at byte {at} has {count} elements, the pickle says {numel}")
             at += 8
             if at + numel * dtype.itemsize > stop:
-                raise CorruptCheckpoint(
-                    f"storage {key!r:.60} needs bytes {at} to {at + numel * dtype.itemsize}, the file ends at {stop}"
-                )
+                raise _cut_off(stop, needed)
             span.offset = at
             at += numel * dtype.itemsize
         if at != stop:
             raise CorruptCheckpoint(f"{stop - at} bytes follow the last storage, at byte {at}")
+
+
+def _cut_off(stop: int, needed: int) -> CorruptCheckpoint:
+    return CorruptCheckpoint(
+        f"is cut off: {needed - stop} of {needed} bytes are missing", hint="the download or the copy broke off: fetch it again"
+    )

@@ -25,12 +25,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from formats import registry
 from formats.core import files, protocol
 from formats.core.checkpoint import Checkpoint
 from formats.core.errors import CheckpointError, CorruptCheckpoint
 from formats.core.probe import Probe
+from tests import command
 from tests.torch_reading import row_major_bytes
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -196,6 +198,20 @@ class ReaderConformance:
                 for _ in range(4):
                     start, stop = sorted(rng.randrange(len(whole) + 1) for _ in range(2))
                     assert b"".join(bytes(piece) for piece in storage.chunks(start, stop)) == whole[start:stop]
+
+    def test_converted_by_the_command(self, tmp_path: Path) -> None:
+        """As a user runs it, and as the safetensors package reads the result."""
+        generator = torch.Generator().manual_seed(3)
+        tensors = {
+            "layer.weight": torch.randn(6, 5, generator=generator),
+            "layer.bias": torch.randn(6, generator=generator),
+            "norm.running_mean": torch.randn(6, generator=generator),
+            "norm.num_batches_tracked": torch.tensor(7),
+        }
+        source, out = tmp_path / "source.bin", tmp_path / "out.safetensors"
+        self.write(tensors, source)
+        command.run(source, "--to", "safetensors", "-o", out, check=True)
+        assert expected(load_file(out)) == expected(tensors)
 
     # -- nothing happens -----------------------------------------------------------------------------------------------------------
     def test_nothing_is_imported_run_or_opened(self, sample: Path) -> None:

@@ -22,13 +22,14 @@ from formats.core.storage import Storage, Swapped, Window, read_all
 from formats.core.tensor import TensorView, row_major
 from formats.core.zip import ZipDirectory
 
-SUFFIX = ".npy"
 MAX_TEXT = 1 << 20  # bytes of a text that is given as a text
 
 
 def sniff(probe: Probe) -> Match:
     archive = probe.zip
-    return Match.CERTAIN if archive and archive.members and all(name.endswith(SUFFIX) for name in archive.members) else Match.NO
+    return (
+        Match.CERTAIN if archive and archive.members and all(name.endswith(npy.SUFFIX) for name in archive.members) else Match.NO
+    )
 
 
 def read(path: Path) -> Checkpoint:
@@ -42,9 +43,9 @@ def read_file(file: SourceFile) -> Checkpoint:
     tree: dict[str, Any] = {}
     for name in archive.members:
         try:
-            tree[name.removesuffix(SUFFIX)] = _array(archive, name)
+            tree[name.removesuffix(npy.SUFFIX)] = _array(archive, name)
         except CheckpointError as error:
-            error.what = f"array {name.removesuffix(SUFFIX)!r:.120}: {error.what}"
+            error.what = f"array {name.removesuffix(npy.SUFFIX)!r:.120}: {error.what}"
             raise
     odd = [name for name, value in tree.items() if not isinstance(value, (TensorView, str))]
     notes = [f"array {name!r:.120} is {tree[name].args[0]}, no tensor" for name in odd[:10]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from importlib import import_module  # noqa: TID251 - names come from the rows below alone
 from pathlib import Path
@@ -49,14 +49,22 @@ ROWS: tuple[Format, ...] = (
     Format("pth-tar", "training checkpoint", "formats.pth_tar", (".pth.tar",), reads=False, writes=True, targets=("pth.tar",)),
     Format(
         "sharded", "sharded model (index of safetensors or .bin)", "formats.sharded", (".safetensors.index.json", ".bin.index.json"),
-        heads=(b"{", b" ", b"\n", b"\r", b"\t"), folders=True, nests=True, writes=True, targets=("safetensors-sharded",),
+        heads=(b"{", b" ", b"\n", b"\r", b"\t"), folders=True, nests=True, writes=True, targets=("safetensors",), option="max_shard_size",
     ),
     Format("wrapped", "archive around checkpoints (zip, tar, gz, bz2, xz, zst)", "formats.wrapped", nests=True),
     Format("torch-distributed", "torch.distributed.checkpoint folder", "formats.distributed", files=False, folders=True, nests=True),
     Format("deepspeed", "DeepSpeed ZeRO folder (stages 1, 2, 3)", "formats.deepspeed", files=False, folders=True, nests=True),
     Format("onnx", "ONNX model: its initializers", "formats.onnx", heads=(b"\x08",)),
-    Format("onnx-save", "ONNX model: a program with its weights", "formats.onnx_save", (".onnx",), reads=False, writes=True, targets=("onnx",)),
+    Format(
+        "onnx-save", "ONNX model: a program with its weights", "formats.onnx_save", (".onnx",), reads=False, writes=True,
+        targets=("onnx",),
+    ),
+    Format(
+        "torch-legacy-save", "torch.save, legacy pickle", "formats.torch_legacy_save", (".pth",), reads=False, writes=True,
+        targets=("pth",), option="legacy",
+    ),
     Format("npz", "NumPy .npz", "formats.npz", heads=_ZIP),
+    Format("npz-save", "NumPy .npz", "formats.npz_save", (".npz",), reads=False, writes=True, targets=("npz",)),
 )  # fmt: skip
 
 
@@ -87,23 +95,25 @@ def readers() -> Iterator[Format]:
 
 def targets() -> list[str]:
     """Every name that ``--to`` takes."""
-    return [target for row in (*ROWS, *plugins()) if row.writes for target in row.targets]
+    return [target for row in (*ROWS, *plugins()) if row.writes and not row.option for target in row.targets]
 
 
-def target_row(target: str) -> Format:
-    """The row of the writer for ``--to target``."""
-    for row in ROWS:
-        if target in row.targets:
-            return row
-    for row in plugins():
-        if target in row.targets:
-            return row
+def target_row(target: str, options: Collection[str] = ()) -> Format:
+    """The row of the writer for ``--to target``, given the names of the writer's ``options``."""
+
+    def fitting(rows: tuple[Format, ...]) -> list[Format]:
+        found = [row for row in rows if target in row.targets and (not row.option or row.option in options)]
+        return sorted(found, key=lambda row: not row.option)
+
+    found = fitting(ROWS) or fitting(plugins())
+    if found:
+        return found[0]
     raise Unsupported(f"no writer for {target!r}", hint=f"targets are {', '.join(targets())}")
 
 
-def writer(target: str) -> Any:
-    """The writer module for ``--to target``."""
-    return load(target_row(target))
+def writer(target: str, options: Collection[str] = ()) -> Any:
+    """The writer module for ``--to target``, given the names of the writer's ``options``."""
+    return load(target_row(target, options))
 
 
 def suffixes() -> list[str]:

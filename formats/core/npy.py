@@ -13,6 +13,7 @@ from formats.core.dtype import BY_NAME, DType
 from formats.core.errors import CorruptCheckpoint, Unsupported
 
 MAGIC = b"\x93NUMPY"
+SUFFIX = ".npy"  # of the members of an archive
 PREFIX = 12  # bytes that tell how long the header is, for every version
 MAX_HEADER = 10_000  # bytes, as numpy.lib.format limits it
 _TOKEN = re.compile(r"\s*(?:('[^'\\]*'|\"[^\"\\]*\")|(True|False)|(\d{1,20})L?|([{}()\[\],:]))")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from formats.core.errors import LimitExceeded
+from formats.core.errors import LimitExceeded, Unsupported
 from formats.core.rebuild import TypedStorage
 from formats.core.storage_table import Slot, StorageTable
 from formats.core.tensor import TensorView
@@ -16,11 +16,12 @@ _TUPLES = {0: b")", 1: b"\x85", 2: b"\x86", 3: b"\x87"}
 class OpcodeWriter:
     """Appends opcodes to ``parts``. Every text, name, tuple and object takes the next memo slot, as in torch's own pickles."""
 
-    def __init__(self, table: StorageTable, *, locations: bool) -> None:
+    def __init__(self, table: StorageTable, *, locations: bool, legacy: bool = False) -> None:
         self.parts: list[bytes] = [b"\x80\x02"]
         self.write = self.parts.append
         self.table = table
         self.locations = locations
+        self.legacy = legacy  # persistent ids have a sixth part, the view (None), and no storage is untyped
         self.count = 0  # memo slots given
         self.memo: dict[int, int] = {}  # id of an object → slot
         self.texts: dict[str, bytes] = {}  # text → the opcode that gets it
@@ -91,7 +92,7 @@ class OpcodeWriter:
         self.text(slot.key)
         self.text(slot.storage.location if self.locations else "cpu")
         self.integer(slot.numel)
-        self.write(b"t")
+        self.write(b"Nt" if self.legacy else b"t")
         self.put()
         self.write(b"Q")
 
@@ -119,6 +120,9 @@ class OpcodeWriter:
 
     def plain_tensor(self, view: TensorView, requires_grad: bool) -> int:
         slot, at = self.table.slot(view.storage)
+        if self.legacy and slot.dtype is None:
+            why = "shares its storage with a tensor of another type" if view.dtype.storage else "has no storage class in torch"
+            raise Unsupported(f"tensor of dtype {view.dtype.name} {why}: the legacy container cannot hold it")
         offset = view.offset + at // view.dtype.itemsize
         self.name("torch._utils._rebuild_tensor_v2" if slot.dtype else "torch._utils._rebuild_tensor_v3")
         self.write(b"(")

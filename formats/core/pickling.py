@@ -45,19 +45,20 @@ class Pickled:
     notes: list[str] = field(default_factory=list)
 
 
-def pickle_tree(tree: Any, *, locations: bool = False) -> Pickled:
+def pickle_tree(tree: Any, *, locations: bool = False, legacy: bool = False) -> Pickled:
     """The pickle of ``tree``. With ``locations`` storages keep the devices that the source names, else all say ``cpu``.
+    ``legacy`` refers to storages as the container of torch before 1.6 does.
 
     Raises `Unsupported`, naming the place, for a tuple that holds itself: the restricted loader has no opcode for it.
     """
-    pickler = _Pickler(tree, locations)
+    pickler = _Pickler(tree, locations, legacy)
     pickler.run(tree)
     return Pickled(b"".join(pickler.parts), pickler.table.used, pickler.notes())
 
 
 class _Pickler(OpcodeWriter):
-    def __init__(self, tree: Any, locations: bool) -> None:
-        super().__init__(StorageTable(tree), locations=locations)
+    def __init__(self, tree: Any, locations: bool, legacy: bool) -> None:
+        super().__init__(StorageTable(tree), locations=locations, legacy=legacy)
         self.kept: list[Any] = []  # what was made on the way: identities must stay taken
         self.replaced: dict[int, Any] = {}
         self.labels: list[Any] = []

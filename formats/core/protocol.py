@@ -94,3 +94,4 @@ class Format:
     folders: bool = False  # … and folders
     nests: bool = False  # it holds other checkpoints: a `NestingReader`
     targets: tuple[str, ...] = field(default=())  # names under which `--to` finds the writer
+    option: str = ""  # it writes its targets only where this option is given; another row has them otherwise

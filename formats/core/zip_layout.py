@@ -42,7 +42,7 @@ class ZipLayout:
 
     def add(self, name: str, content: bytes | Storage, *, called: str | None = None) -> None:
         """A record ``root/name``; ``called`` is what an error in a storage's bytes names."""
-        raw = f"{self.root}/{name}".encode()
+        raw = (f"{self.root}/{name}" if self.root else name).encode()
         known = isinstance(content, bytes)
         size = len(content) if isinstance(content, bytes) else content.nbytes
         header = self.at

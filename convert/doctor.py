@@ -232,8 +232,10 @@ def _remedy(
     if into:
         command += ["--into", str(into)]
     command += ["--to", to, *_output(source, to)]
+    # Where most of the model keeps its own values, the fit of the rest proves little.
+    sure = SURE[0 if state.rivals or 2 * len(kept) > len(model) else state.sure]
     return Remedy(
-        choice.path, SURE[0 if state.rivals else state.sure], _reasons(choice, state, fill, kept, bool(into)), shlex.join(command), rules,
+        choice.path, sure, _reasons(choice, state, fill, kept, bool(into)), shlex.join(command), rules,
         outcome(shapes, made.versions, model), kept, unused, state.by_order, state.rivals,
         [written(kind, *values) for kind, values in lines],
     )  # fmt: skip

@@ -92,9 +92,14 @@ def matched(state: Search, source: Mapping[str, Shape], model: Mapping[str, Shap
 
 
 def _unmatched(state: Search, source: Mapping[str, Shape], model: Mapping[str, Shape]) -> tuple[list[str], list[str]]:
-    """(keys of the file, keys of the model) that have no counterpart yet; equal names count even with unequal shapes."""
-    taken = set(state.names.values())
-    return [key for key, name in state.names.items() if name not in model], [key for key in model if key not in taken]
+    """(keys of the file, keys of the model) that have no counterpart of equal name and shape yet."""
+    left, taken = [], set()
+    for key, name in state.names.items():
+        if name in model and fits(source[key], model[name]):
+            taken.add(name)
+        else:
+            left.append(key)
+    return left, [key for key in model if key not in taken]
 
 
 def _best(state: Search, source: Mapping[str, Shape], model: Mapping[str, Shape]) -> tuple[_Candidate | None, list[_Candidate]]:
@@ -131,24 +136,26 @@ def _tried(
 ) -> _Candidate | None:
     """What a step really does to all keys; None where it gains nothing, loses or merges what is matched, or proves nothing."""
     rename = renamer(step)
-    taken = {name for name in state.names.values() if name in model}
     pairs: dict[str, str] = {}
     seen: set[str] = set()
     unmatched = set(left)
+    moved = total = 0
     for key, name in state.names.items():
         renamed = rename(name)
         if renamed is None or renamed in seen:
             return None
         seen.add(renamed)
-        if renamed == name:
+        if renamed not in model or source[key] != model[renamed]:
             continue
-        if key not in unmatched:
-            return None
-        if renamed in model and renamed not in taken and source[key] == model[renamed]:
+        total += 1
+        if renamed != name:
             pairs[key] = renamed
-    if not pairs or not _telling(pairs, state, left, wanted, source, model):
+            moved += key not in unmatched
+    gain = total - (len(state.names) - len(unmatched))
+    # Names that fit already are given up only for many more: numbers that a new layer has shifted fit in part by chance.
+    if gain <= moved or not _telling(pairs, state, left, wanted, source, model):
         return None
-    return _Candidate(step, pairs, len(pairs))
+    return _Candidate(step, pairs, gain)
 
 
 def _telling(

@@ -60,15 +60,15 @@ def _runs(name: str) -> list[tuple[int, tuple[Any, ...], str]]:
 
 def _steps(at: int, run: str, other: str) -> Iterable[Step]:
     """The steps that turn ``run`` into ``other`` at place ``at``; equal ends are left out so that one rule serves many keys."""
-    if run and other:
-        a, b = run.split("."), other.split(".")
-        if a[0] == b[0] or a[-1] == b[-1]:
-            return  # a shorter run says the same
-    if at == 0:
-        yield "head", run, other
+    a, b = run.split("."), other.split(".")
+    if at == 0 and a[-1] != b[-1]:
         mine, theirs = DIGITS.findall(run), DIGITS.findall(other)
         if len(mine) == len(theirs) == 1 and mine != theirs and len(mine[0]) < 7 and len(theirs[0]) < 7:
             yield "shift", DIGITS.sub("#", run), f"{DIGITS.sub('#', other)}:{int(theirs[0]) - int(mine[0]):+d}"
+    if run and other and (a[0] == b[0] or a[-1] == b[-1]):
+        return  # a shorter run says the same
+    if at == 0:
+        yield "head", run, other
     if run and not run.replace(".", "").isdecimal():  # a number means nothing without what stands around it
         yield "part", run, other
         numbers = DIGITS.findall(run)

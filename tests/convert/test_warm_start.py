@@ -145,6 +145,8 @@ def test_renames_are_told_in_the_output_and_can_be_undone(tmp_path: Path, capsys
     with safe_open(there, "pt") as file:
         account = json.loads(file.metadata()["ckpt_convert"])
     assert account["keys"]["rules"] == ["rename ^conv\\. = stem.", "key fc.weight = head.w", "rename ^nothing = x"]
+    assert main(["verify", str(source), str(there)]) == 69, "rules from a file are not run again"
+    assert "its keys changed" in capsys.readouterr().err
     assert main([str(there), "--rules", str(rules), "--reverse", "--to", "safetensors", "-o", str(back)]) == 0
     assert main(["diff", str(source), str(back)]) == 0
     net().load_state_dict(load_file(back), strict=True)

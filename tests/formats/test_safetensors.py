@@ -231,10 +231,8 @@ def test_damaged_headers(tmp_path: Path, data: st.DataObject) -> None:
         bytes(range(16)),
     )
     bad = bytearray(good)
-    for _ in range(data.drow_major_bytes(st.integers(1, 3))):
-        bad[data.drow_major_bytes(st.integers(0, len(bad) - 17))] = data.drow_major_bytes(
-            st.sampled_from(b'{}[],:"\\0129 \x00\xffFIaw')
-        )
+    for _ in range(data.draw(st.integers(1, 3))):
+        bad[data.draw(st.integers(0, len(bad) - 17))] = data.draw(st.sampled_from(b'{}[],:"\\0129 \x00\xffFIaw'))
     path = tmp_path / "x.safetensors"
     path.write_bytes(bytes(bad))
     try:

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 LEVELS = ("none", "bytes", "run")
 KEEPS = ("none", "all")
+TIES = ("duplicate", "alias", "fail")  # what is done with tied tensors where the target has no ties; the first is the default
+DTYPES = {
+    "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "double": "float64", "float": "float32",
+    "half": "float16", "float64": "float64", "float32": "float32", "float16": "float16", "bfloat16": "bfloat16",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,28 @@ class KeyOptions:
     fill_missing: tuple[str, ...] = ()
     like: str | None = None  # the checkpoint that fill_missing takes values from
     into: str | None = None  # the checkpoint that is warm-started
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a model is made to run, and what is done with it: the program, its inputs, the export. Empty fields leave it to us."""
+
+    arch: str | None = None
+    inputs: tuple[str, ...] = ()
+    trust_source: bool = False  # a TorchScript or .pt2 source runs its own code
+    golden: tuple[str, str] | None = None  # an input and the output that the right architecture gives for it
+    seed: int = 0
+    batches: tuple[int, ...] = ()
+    local: bool = True  # each layer alone, too
+    exporter: str | None = None
+    opset: int | None = None
+    dynamic: bool = True  # the batch size stays open
+    simplify: bool = True
+    external: int | None = None  # bytes of weights above which they go beside an ONNX file
+    timeout: float | None = None  # seconds that an export may take
+    memory: int | None = None  # bytes that it may take
+    disabled: tuple[str, ...] = ()  # optimisers of onnxruntime that the output is judged without
+    html: str | None = None  # a page about the check
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +69,7 @@ class Job:
     json: bool = False
     debug: bool = False
     keys: KeyOptions | None = None
+    run: RunOptions | None = None
+    tied: str = TIES[0]
+    dtype: str | None = None  # a key of DTYPES
+    dequantize: bool = False

@@ -107,7 +107,9 @@ def _watched(place: Path, request: Request, timeout: float, memory: int, say: Ca
                 except queue.Empty:
                     pass
                 if time.monotonic() - started > timeout:
-                    raise LimitExceeded(f"the export took more than {timeout:g} s while {step or 'starting'}", hint="--export-timeout allows more")
+                    raise LimitExceeded(
+                        f"the export took more than {timeout:g} s while {step or 'starting'}", hint="--export-timeout allows more"
+                    )
                 held = resident(process.pid)
                 peak = max(peak, held)
                 if held > memory:

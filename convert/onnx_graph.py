@@ -1,8 +1,8 @@
-"""A torch module as an ONNX graph: exported unoptimised, every weight proved by digest, then simplified without touching a weight.
+"""A torch module as an ONNX graph: exported unoptimised, every weight proved by digest, then simplified without touching one.
 
-Exporters that optimise fold weights into each other (BatchNorm into convolutions), after which nothing can be compared. Here the graph keeps
-every weight under its key, and onnxruntime folds when it loads the file, which costs nothing in the file's use. The weights' values are
-not in the result: they go from the checkpoint to the file.
+Exporters that optimise fold weights into each other (BatchNorm into convolutions), after which nothing can be compared. Here the
+graph keeps every weight under its key, and onnxruntime folds when it loads the file, which costs nothing in the file's use. The
+weights' values are not in the result: they go from the checkpoint to the file.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from convert.parity import digests
-from convert.parity.inputs import NATURAL, InputSpec, make
+from convert.parity.inputs import NATURAL, InputSpec, batched, make
 from convert.parity.probes import SCOPES
-from convert.parity.runners import first_line, flat
+from convert.parity.runners import TorchRunner, first_line, flat
 from formats.core.errors import ParityFailed, Unsupported
 
 DYNAMO, TORCHSCRIPT = "dynamo", "torchscript"
@@ -84,7 +84,9 @@ def export(
             if dynamic and not batch:
                 made.notes.append(f"the batch size is fixed at {EXAMPLE_BATCH}: the program depends on it")
             return made
-    raise Unsupported("; ".join(dict.fromkeys(refusals)), hint=hints[0] if hints else "--exporter names another exporter, --opset another opset")
+    raise Unsupported(
+        "; ".join(dict.fromkeys(refusals)), hint=hints[0] if hints else "--exporter names another exporter, --opset another opset"
+    )
 
 
 def _title(name: str) -> str:
@@ -98,9 +100,10 @@ def _export(
 
     seconds: dict[str, float] = {}
     with _timed(seconds, "eager run"), torch.no_grad():
-        arguments = tuple(torch.from_numpy(a) for a in make(specs, 0, [(NATURAL, EXAMPLE_BATCH if specs[0].batched else 1)])[0].arrays)
+        sample = make(specs, 0, [(NATURAL, EXAMPLE_BATCH if batched(specs[0]) else 1)])[0]
+        arguments = tuple(TorchRunner(module).tensors(sample.arrays))
         outputs = [_identifier(name) for name, _ in flat(module(*arguments))]
-    inputs = [spec.name or ("input" if len(specs) == 1 else f"input.{i}") for i, spec in enumerate(specs)]
+    inputs = _input_names(module, len(specs))
     with _timed(seconds, "export"), _quiet(), torch.no_grad():
         call = _dynamo if exporter == DYNAMO else _torchscript
         model = call(module, arguments, specs, inputs, outputs, opset, dynamic)
@@ -130,7 +133,13 @@ def _export(
 
 
 def _dynamo(
-    module: Any, arguments: tuple[Any, ...], specs: Sequence[InputSpec], inputs: list[str], outputs: list[str], opset: int, dynamic: bool
+    module: Any,
+    arguments: tuple[Any, ...],
+    specs: Sequence[InputSpec],
+    inputs: list[str],
+    outputs: list[str],
+    opset: int,
+    dynamic: bool,
 ) -> Any:
     import torch
 
@@ -140,9 +149,9 @@ def _dynamo(
         raise Unsupported("needs onnxscript, which is not installed", hint="pip install 'ckpt-convert[onnx]'") from error
     _ = onnxscript
     shapes: Any = None
-    if dynamic and any(spec.batched for spec in specs):
+    if dynamic and any(batched(spec) for spec in specs):
         batch = torch.export.Dim("batch", min=1)
-        shapes = tuple({0: batch} if spec.batched else {} for spec in specs)
+        shapes = tuple({0: batch} if batched(spec) else {} for spec in specs)
     program = torch.onnx.export(
         module, arguments, dynamo=True, optimize=False, opset_version=opset, input_names=inputs, output_names=outputs,
         dynamic_shapes=shapes, verbose=False,
@@ -151,7 +160,13 @@ def _dynamo(
 
 
 def _torchscript(
-    module: Any, arguments: tuple[Any, ...], specs: Sequence[InputSpec], inputs: list[str], outputs: list[str], opset: int, dynamic: bool
+    module: Any,
+    arguments: tuple[Any, ...],
+    specs: Sequence[InputSpec],
+    inputs: list[str],
+    outputs: list[str],
+    opset: int,
+    dynamic: bool,
 ) -> Any:
     import tempfile
     from pathlib import Path
@@ -160,7 +175,7 @@ def _torchscript(
     import onnx_ir
     import torch
 
-    axes = {name: {0: "batch"} for name, spec in zip(inputs, specs, strict=True) if spec.batched} if dynamic else {}
+    axes = {name: {0: "batch"} for name, spec in zip(inputs, specs, strict=True) if batched(spec)} if dynamic else {}
     if axes:
         axes |= {name: {0: "batch"} for name in outputs}
 
@@ -252,7 +267,9 @@ def _simplify(model: Any, weights: frozenset[str]) -> None:
     def untouched(node: Any) -> bool | None:
         return False if any(value is not None and value.name in weights for value in node.inputs) else None
 
-    fold = folding.FoldConstantsPass(shape_inference=True, input_size_limit=1024, output_size_limit=1 << 16, should_fold=untouched)
+    fold = folding.FoldConstantsPass(
+        shape_inference=True, input_size_limit=1024, output_size_limit=1 << 16, should_fold=untouched
+    )
     Sequential(
         passes.InlinePass(),
         PassManager([fold, passes.RemoveUnusedNodesPass(), passes.RemoveUnusedFunctionsPass()], steps=3, early_stop=True),
@@ -305,12 +322,14 @@ def _without(model: Any, weights: Sequence[str]) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-_OPERATOR = re.compile(r"(?:op='|operator '?|operator: |OpOverload\(op=')?((?:aten|prims|torchvision|quantized|prim)(?:::|\.)\w+(?:\.\w+)?)")
+_OPERATOR = re.compile(
+    r"(?:op='|operator '?|operator: |OpOverload\(op=')?((?:aten|prims|torchvision|quantized|prim)(?:::|\.)\w+(?:\.\w+)?)"
+)
 
 
 def explained(error: BaseException) -> tuple[str, str]:
     """(what an exporter's error comes down to, what to try)."""
-    texts = []
+    texts: list[str] = []
     at: BaseException | None = error
     while at is not None and len(texts) < 6:
         texts.append(str(at))
@@ -319,7 +338,10 @@ def explained(error: BaseException) -> tuple[str, str]:
     if "No ONNX function found" in text or "is not supported" in text or "Unsupported" in type(error).__name__:
         operator = _OPERATOR.search(text[text.find("No ONNX function") :] if "No ONNX function" in text else text)
         if operator:
-            return f"operator {operator.group(1)} has no ONNX form", "--opset with a higher number may have it; the other exporter may, --exporter"
+            return (
+                f"operator {operator.group(1)} has no ONNX form",
+                "--opset with a higher number may have it; the other exporter may, --exporter",
+            )
     if re.search(r"data.dependent|GuardOnDataDependent|Could not guard", text):
         line = re.search(r'File "[^"]*/([^"/]+)", line (\d+), in (\w+)', text)
         where = f" at {line.group(1)}:{line.group(2)} in {line.group(3)}" if line else ""
@@ -330,6 +352,18 @@ def explained(error: BaseException) -> tuple[str, str]:
     named = f" at {operator.group(1)}" if operator else ""
     innermost = next((t for t in reversed(texts) if t.strip()), type(error).__name__)
     return f"{type(error).__name__}{named}: {first_line(RuntimeError(innermost), 200)}", ""
+
+
+def _input_names(module: Any, number: int) -> list[str]:
+    """The parameters of ``forward``, where they have names."""
+    import inspect
+
+    try:
+        parameters = list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:number]
+    return named if len(named) == number else [f"input_{i}" for i in range(number)]
 
 
 def _identifier(name: str) -> str:

@@ -14,7 +14,7 @@ from convert.parity import criterion
 from convert.parity.criterion import FAILED
 from convert.parity.outcome import Probe
 from convert.parity.probes import SCOPES, scopes_of
-from convert.parity.runners import CPU, OnnxRunner, TorchRunner, array, exactly, flat
+from convert.parity.runners import CPU, OnnxRunner, TorchRunner, array, exactly
 from formats.core.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -48,12 +48,14 @@ class Diagnosis:
     layer: str | None = None
 
 
-def bisect_onnx(path: Path, reference: Reference, probed: Sequence[Probe], *, device: str = CPU, threads: int | None = None) -> Diagnosis:
+def bisect_onnx(
+    path: Path, reference: Reference, probed: Sequence[Probe], *, device: str = CPU, threads: int | None = None
+) -> Diagnosis:
     """Find out why the file at ``path`` does not agree with ``reference``; ``probed`` are the local probes of the same check."""
     import onnx
 
     found = Diagnosis()
-    which = _worst_sample(lambda arrays: OnnxRunner(path, device, threads=threads)(arrays), reference)
+    which = _worst_sample(OnnxRunner(path, device, threads=threads), reference)
 
     def ratio(**options: Any) -> float:
         return _ratio(OnnxRunner(path, device, threads=threads, **options)(reference.samples[which].arrays), reference, which)
@@ -63,7 +65,9 @@ def bisect_onnx(path: Path, reference: Reference, probed: Sequence[Probe], *, de
         found.lines.append("the failure does not come back: the outputs agree now")
         return found
     if off <= criterion.FACTOR:
-        found.lines.append(f"with onnxruntime's optimisers off the ratio is {off:.3g}: the file is right, onnxruntime changes what it computes")
+        found.lines.append(
+            f"with onnxruntime's optimisers off the ratio is {off:.3g}: the file is right, onnxruntime changes what it computes"
+        )
         guilty = _guilty(ratio)
         if guilty:
             found.optimiser = guilty[0] if len(guilty) == 1 else " + ".join(guilty)
@@ -101,10 +105,8 @@ def _ratio(outputs: dict[str, Any], reference: Reference, which: int) -> float:
     sample = reference.samples[which]
     scores = [
         score
-        for (name, d), e, t in zip(
-            reference.wide[which].items(), reference.eager[which].values(), outputs.values(), strict=False
-        )
-        for score in criterion.scores(name, d, e, t, sample.batch)
+        for (name, d), e, t in zip(reference.wide[which].items(), reference.eager[which].values(), outputs.values(), strict=False)
+        for score in criterion.scores(name, d, e, t, sample.batch, reference.unit)
     ]
     return max((score.ratio for score in scores if score.ratio == score.ratio), default=0.0)
 
@@ -130,7 +132,11 @@ def _guilty(ratio: Callable[..., float]) -> tuple[str, ...]:
 
 
 def _located(
-    found: Diagnosis, taps: Iterator[tuple[str, Any]] | list[tuple[str, Any]], reference: Reference, which: int, probed: Sequence[Probe]
+    found: Diagnosis,
+    taps: Iterator[tuple[str, Any]] | list[tuple[str, Any]],
+    reference: Reference,
+    which: int,
+    probed: Sequence[Probe],
 ) -> None:
     """The first module, in the order in which they finish, whose output is off; the innermost of those that begin there."""
     import torch
@@ -143,14 +149,18 @@ def _located(
     for name, d in wide:  # modules finish from the inside out, so the first one off is the innermost
         if name not in got or name not in eager or got[name].shape != d.shape:
             continue
-        score = criterion.score(name, 0, d, eager[name], got[name])
+        score = criterion.score(name, 0, d, eager[name], got[name], reference.unit)
         if score.status == FAILED:
             found.block = name
-            found.lines.append(f"first diverging block: {name} ({type(reference.module.get_submodule(name)).__name__}), ratio {score.ratio:.3g}")
+            found.lines.append(
+                f"first diverging block: {name} ({type(reference.module.get_submodule(name)).__name__}), ratio {score.ratio:.3g}"
+            )
             break
     guilty = [probe for probe in probed if probe.status == FAILED]
     if guilty:
-        below = [probe for probe in guilty if found.block and (probe.layer == found.block or probe.layer.startswith(f"{found.block}."))]
+        below = [
+            probe for probe in guilty if found.block and (probe.layer == found.block or probe.layer.startswith(f"{found.block}."))
+        ]
         worst = max(below or guilty, key=lambda probe: probe.ratio)
         found.layer = worst.layer
         found.lines.append(f"guilty layer: {worst.layer} ({worst.kind}), ratio {worst.ratio:.3g} alone on {worst.inputs}")
@@ -203,7 +213,8 @@ def _onnx_taps(model: Any, path: Path, arrays: Sequence[Any], threads: int | Non
             output
             for at in nodes
             for output in model.graph.node[at].output
-            if any(reader not in inside for reader in readers.get(output, [])) and model.graph.node[at].op_type not in ("Shape", "Constant")
+            if any(reader not in inside for reader in readers.get(output, []))
+            and model.graph.node[at].op_type not in ("Shape", "Constant")
         ]
         if name and leaving:
             places[name] = leaving[-1]

@@ -49,8 +49,7 @@ def _plain(value: Any) -> Any:
         return None if any(part is None and original is not None for part, original in zip(parts, value, strict=True)) else parts
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{getattr(value, '__module__', '')}.{value.__qualname__}"
-    text = str(value) if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "Size") else None
-    return text
+    return str(value) if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "Size") else None
 
 
 def of_onnx(graph: Any, module: Any) -> list[str]:

@@ -17,9 +17,17 @@ if TYPE_CHECKING:
 
     Array = numpy.ndarray[Any, Any]
 
+UNIT = 2.0**-24  # unit roundoff of float32
+UNITS = {
+    "float64": 2.0**-48,
+    "float32": UNIT,
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+}  # float64 is its own reference: some bits to spare
 FACTOR = 10.0  # how many times eager float32's own error a candidate may have
-FLOOR = 4 * 2.0**-24  # relative error below which no difference is told: eager float32 may be exact by luck
+FLOOR = 4.0  # units: a relative error below which no difference is told, because eager float32 may be exact by luck
 ILL_CONDITIONED = 1e-4  # eager float32's relative error above which an input decides nothing
+WORST_CONDITION = 0.3  # the same for a model of lower precision, whose own error is larger
 
 PASSED, FAILED, INCONCLUSIVE = "passed", "failed", "inconclusive"
 
@@ -64,8 +72,11 @@ class Score:
         return found
 
 
-def score(output: str, sample: int, reference: Array, eager: Array, candidate: Array) -> Score:
-    """Judge one sample: ``reference`` in float64, ``eager`` and ``candidate`` as they came, all of one shape."""
+def score(output: str, sample: int, reference: Array, eager: Array, candidate: Array, unit: float = UNIT) -> Score:
+    """Judge one sample: ``reference`` in float64, ``eager`` and ``candidate`` as they came, all of one shape.
+
+    ``unit`` is the unit roundoff of the precision that the model declares: a float16 model is judged by eager float16.
+    """
     import numpy
 
     if candidate.shape != eager.shape:
@@ -85,26 +96,29 @@ def score(output: str, sample: int, reference: Array, eager: Array, candidate: A
         d, e, t = (numpy.where(finite, array, 0.0) for array in (d, e, t))
     norm = _norm(d)
     off, own = _norm(t - d), _norm(e - d)
-    yard = max(own, FLOOR * norm)
+    yard = max(own, FLOOR * unit * norm)
     ratio = 0.0 if off == 0 else off / yard if yard else math.inf
     condition = own / norm if norm else (math.inf if own else 0.0)
     error = off / norm if norm else (math.inf if off else 0.0)
     worst = _element(d, t, int(numpy.argmax(numpy.abs(t - d)))) if d.size else None
-    if condition > ILL_CONDITIONED:
-        why = f"ill-conditioned: float32 itself is off by {condition:.1e}, above {ILL_CONDITIONED:.0e}"
+    limit = min(ILL_CONDITIONED * unit / UNIT, WORST_CONDITION) if unit > UNIT else ILL_CONDITIONED
+    if condition > limit:
+        why = f"ill-conditioned: the model's own precision is off by {condition:.1e}, above {limit:.1e}"
         return Score(output, sample, INCONCLUSIVE, ratio, error, condition, worst, why)
     if ratio > FACTOR:
-        return Score(output, sample, FAILED, ratio, error, condition, worst, f"{ratio:.3g} times float32's own error, {FACTOR:g} at most")
+        return Score(
+            output, sample, FAILED, ratio, error, condition, worst, f"{ratio:.3g} times float32's own error, {FACTOR:g} at most"
+        )
     return Score(output, sample, PASSED, ratio, error, condition, worst)
 
 
-def scores(output: str, reference: Array, eager: Array, candidate: Array, batch: int | None) -> list[Score]:
+def scores(output: str, reference: Array, eager: Array, candidate: Array, batch: int | None, unit: float = UNIT) -> list[Score]:
     """Judge one output, sample by sample where its first axis is the batch of ``batch`` samples, else as a whole."""
     if batch is None or eager.ndim == 0 or eager.shape[0] != batch or batch == 1:
-        return [score(output, 0, reference, eager, candidate)]
+        return [score(output, 0, reference, eager, candidate, unit)]
     if candidate.shape != eager.shape:
-        return [score(output, 0, reference, eager, candidate)]
-    return [score(output, i, reference[i], eager[i], candidate[i]) for i in range(batch)]
+        return [score(output, 0, reference, eager, candidate, unit)]
+    return [score(output, i, reference[i], eager[i], candidate[i], unit) for i in range(batch)]
 
 
 def varies(samples: Sequence[Array]) -> bool:
@@ -132,7 +146,8 @@ def _norm(array: Array) -> float:
 def _equal_special(d: Array, t: Array) -> Array:
     import numpy
 
-    return (numpy.isnan(d) & numpy.isnan(t)) | (d == t)
+    equal: Array = (numpy.isnan(d) & numpy.isnan(t)) | (d == t)
+    return equal
 
 
 def _same_special(d: Array, t: Array, finite: Array) -> bool:

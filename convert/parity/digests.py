@@ -22,19 +22,24 @@ class Digests:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)  # the program never reads them, so it does not carry them
+    errors: dict[str, float] = field(
+        default_factory=dict
+    )  # ‖output − source‖ / ‖source‖ of differing weights, where it was asked for
     combined: str = ""  # sha256 over all keys, dtypes, shapes and bytes of the source
 
     def row(self, seconds: float = 0.0) -> Row:
         """The first rung of the ladder."""
         figures = {
-            "equal": len(self.equal), "tied": len(self.tied), "differing": self.differing, "missing": self.missing[:100],
-            "unexpected": self.unexpected[:100], "unused": self.unused[:100], "sha256": self.combined,
+            "equal": len(self.equal), "tied": len(self.tied), "differing": self.differing, "errors": self.errors,
+            "missing": self.missing[:100], "unexpected": self.unexpected[:100], "unused": self.unused[:100], "sha256": self.combined,
         }  # fmt: skip
         wrong = [f"{key!r:.120} {why}" for key, why in list(self.differing.items())[:3]]
         wrong += [f"{key!r:.120} is missing" for key in self.missing[:3]]
         if wrong:
             total = len(self.differing) + len(self.missing)
-            return Row(DIGESTS, FAILED, f"{count(total, 'tensor')} not as in the source: {'; '.join(wrong[:3])}", "", seconds, figures)
+            return Row(
+                DIGESTS, FAILED, f"{count(total, 'tensor')} not as in the source: {'; '.join(wrong[:3])}", "", seconds, figures
+            )
         what = f"{count(len(self.equal) + len(self.tied), 'tensor')} bit-identical under their own names"
         if self.tied:
             what += f" ({len(self.tied)} of them tied to another)"
@@ -122,6 +127,15 @@ def compare(source: Mapping[str, str], output: Mapping[str, str], *, unused: fro
             found.missing.append(key)
     found.unexpected = [key for key in output if key not in source]
     return found
+
+
+def relative_error(source: Any, output: Any) -> float:
+    """‖output − source‖ / ‖source‖ of two torch tensors of one shape, in float64; inf where the source is zero."""
+    import torch
+
+    a, b = (tensor.detach().to("cpu", torch.float64).nan_to_num() for tensor in (source, output))
+    norm = float(a.norm())
+    return float((b - a).norm()) / norm if norm else float("inf")
 
 
 def _some(keys: list[str]) -> str:

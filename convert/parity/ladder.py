@@ -16,9 +16,9 @@ from typing import Any
 
 from convert.parity import configuration, criterion, digests, probes
 from convert.parity.criterion import FAILED, INCONCLUSIVE, PASSED, Score
-from convert.parity.inputs import InputSpec, Sample, make, recipe
+from convert.parity.inputs import InputSpec, Sample, batched, make, recipe
 from convert.parity.outcome import ABSENT, CONFIGURATION, DIGESTS, NOTED, RUN, Parity, Row, Run
-from convert.parity.runners import CPU, Device, OnnxRunner, TorchRunner, devices, exactly, first_line, onnx_device
+from convert.parity.runners import CPU, Device, OnnxRunner, TorchRunner, declared, devices, exactly, first_line, onnx_device
 from convert.text import count
 from formats.core.errors import CheckpointError, Unsupported
 
@@ -50,7 +50,8 @@ class Reference:
         self.module = module.eval()
         self.settings = settings
         self.samples = list(settings.samples) or make(specs, settings.seed, recipe(settings.batches))
-        self.batched = not specs or specs[0].batched
+        self.batched = not specs or batched(specs[0])
+        self.unit = criterion.UNITS.get(str(declared(module)).removeprefix("torch."), criterion.UNIT)
         runner = TorchRunner(self.module, CPU)
         with exactly():
             settings.say("running the source in float32")
@@ -75,7 +76,7 @@ class Reference:
                 scores.append(Score("outputs", 0, FAILED, float("inf"), float("inf"), 0.0, None, why))
             batch = sample.batch if self.batched else None
             for (name, e), d, t in zip(eager.items(), wide.values(), got.values(), strict=False):
-                scores += criterion.scores(name, d, e, t, batch)
+                scores += criterion.scores(name, d, e, t, batch, self.unit)
             runs.append(Run(device, sample.label, scores))
         return runs
 
@@ -113,7 +114,9 @@ def row_of(runs: Sequence[Run], device: str, seconds: float, constant: Sequence[
         what = f"every output is the same for all inputs ({', '.join(constant)}): agreement proves nothing"
         return Row(RUN, INCONCLUSIVE, what, device, seconds, figures)
     if not any(score.status == PASSED for score in varying):
-        return Row(RUN, INCONCLUSIVE, f"{undecided[0].why}; other inputs (--input, a real sample) would decide", device, seconds, figures)
+        return Row(
+            RUN, INCONCLUSIVE, f"{undecided[0].why}; other inputs (--input, a real sample) would decide", device, seconds, figures
+        )
     what = f"{count(len(ratios), 'sample')} of {len(runs)} runs agree, worst ratio {ratios[-1]:.3g}"
     if undecided:
         what += f"; {len(undecided)} ill-conditioned and not counted"
@@ -136,11 +139,18 @@ def check_modules(source: Any, candidate: Any, specs: Sequence[InputSpec], setti
     settings = settings or Settings()
     found = Parity(configuration=configuration.of(source), environment=environment(settings))
     started = time.perf_counter()
-    found.rows.append(digests.compare(digests.of_state(source.state_dict()), digests.of_state(candidate.state_dict())).row(_since(started)))
+    ours, theirs = source.state_dict(), candidate.state_dict()
+    compared = digests.compare(digests.of_state(ours), digests.of_state(theirs))
+    for key in list(compared.differing)[:1000]:
+        if ours[key].shape == theirs[key].shape and not ours[key].is_complex():
+            error = digests.relative_error(ours[key], theirs[key])
+            compared.errors[key] = error if error < float("inf") else 1e300
+    found.rows.append(compared.row(_since(started)))
     found.rows.append(_configured(configuration.differences(found.configuration, configuration.of(candidate))))
     reference = _referenced(source, specs, settings, found)
     if reference is None:
         return found
+    found.unit = reference.unit
     constant = reference.constant()
     for device in wanted(settings):
         if device.absent:
@@ -149,28 +159,31 @@ def check_modules(source: Any, candidate: Any, specs: Sequence[InputSpec], setti
         settings.say(f"running both on {device.name}")
         started = time.perf_counter()
         with exactly():
-            theirs = TorchRunner(candidate, device.name)
-            outputs = [theirs(sample.arrays) for sample in reference.samples]
-            again = theirs(reference.samples[0].arrays)
+            runner = TorchRunner(candidate, device.name)
+            outputs = [runner(sample.arrays) for sample in reference.samples]
+            again = runner(reference.samples[0].arrays)
             if device.name == CPU:
-                ours = reference.eager
+                expected = reference.eager
             else:
-                runner = TorchRunner(source, device.name)
-                ours = [runner(sample.arrays) for sample in reference.samples]
+                eager = TorchRunner(source, device.name)
+                expected = [eager(sample.arrays) for sample in reference.samples]
         runs = reference.judge(outputs, device.name)
         found.runs += runs
         found.rows.append(row_of(runs, device.name, _since(started), constant))
         spread = _spread(outputs[0], again)
-        found.rows.append(_bit_equal(ours, outputs, device.name, spread))
-        found.rows.append(Row(RUN, NOTED, f"run twice: outputs differ by {spread:.3g} of their norm", device.name, figures={"spread": spread}))
+        found.rows.append(_bit_equal(expected, outputs, device.name, spread))
+        found.rows.append(
+            Row(RUN, NOTED, f"run twice: outputs differ by {spread:.3g} of their norm", device.name, figures={"spread": spread})
+        )
         if device.name != CPU:
             found.rows.append(_tf32(reference, source, device.name))
         if settings.local:
             started = time.perf_counter()
             with exactly():
-                eager = TorchRunner(source, CPU).module
                 find = probes.of_module(TorchRunner(candidate, device.name).module, device.name)
-                probed = probes.run(reference.wide_module, eager, find, reference.samples[0].arrays, settings.seed)
+                probed = probes.run(
+                    reference.wide_module, TorchRunner(source, CPU).module, find, reference.samples[0].arrays, settings.seed
+                )
             found.probes += probed
             found.rows.append(probes.row(probed, device.name, _since(started)))
     source.to(CPU)
@@ -206,6 +219,7 @@ def check_onnx(
         reference = _referenced(source, specs, settings, found)
     if reference is None:
         return found
+    found.unit = reference.unit
     if compared.unused:
         found.rows.append(_never_read(reference, compared.unused))
     if not strict:
@@ -231,13 +245,15 @@ def check_onnx(
         found.runs += runs
         found.rows.append(row_of(runs, device.name, _since(started), constant))
         spread = _spread(outputs[0], again)
-        found.rows.append(Row(RUN, NOTED, f"run twice: outputs differ by {spread:.3g} of their norm", device.name, figures={"spread": spread}))
+        found.rows.append(
+            Row(RUN, NOTED, f"run twice: outputs differ by {spread:.3g} of their norm", device.name, figures={"spread": spread})
+        )
     if settings.local:
         settings.say("running each layer alone")
         started = time.perf_counter()
         with exactly():
             find = probes.of_onnx(model, str(path.parent))
-            probed = probes.run(reference.wide_module, source, find, reference.samples[0].arrays, settings.seed)
+            probed = probes.run(reference.wide_module, source, find, reference.samples[0].arrays, settings.seed, reference.unit)
         found.probes = probed
         found.rows.append(probes.row(probed, CPU, _since(started)))
     return found
@@ -252,19 +268,44 @@ def diagnose(found: Parity, reference: Reference, path: Path, settings: Settings
         found.diagnosis += bisect_onnx(path, reference, found.probes, device=device, threads=settings.threads).lines
 
 
+def diagnose_module(found: Parity, reference: Reference, candidate: Any, settings: Settings) -> None:
+    """The same for a torch module."""
+    from convert.parity.bisect import bisect_module
+
+    if any(row.rung == RUN and row.status == FAILED for row in found.rows):
+        settings.say("bisecting")
+        found.diagnosis += bisect_module(candidate, reference, found.probes).lines
+
+
 def environment(settings: Settings) -> dict[str, Any]:
     """Versions, devices and seed: with what and where it was found."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"python": platform.python_version()}
-    for name in ("torch", "numpy", "safetensors", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "torchvision", "timm", "ckpt-convert"):
+    for name in (
+        "torch",
+        "numpy",
+        "safetensors",
+        "onnx",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "onnxscript",
+        "torchvision",
+        "timm",
+        "ckpt-convert",
+    ):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
     listed = [{"name": d.name, "title": d.title} | ({"absent": d.absent} if d.absent else {}) for d in devices()]
-    return {"versions": versions, "platform": f"{platform.system()} {platform.machine()}", "devices": listed, "seed": settings.seed}
+    return {
+        "versions": versions,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "devices": listed,
+        "seed": settings.seed,
+    }
 
 
 def _referenced(source: Any, specs: Sequence[InputSpec], settings: Settings, found: Parity) -> Reference | None:
@@ -279,7 +320,12 @@ def _referenced(source: Any, specs: Sequence[InputSpec], settings: Settings, fou
 
 def _configured(lines: list[str]) -> Row:
     if lines:
-        return Row(CONFIGURATION, FAILED, f"{count(len(lines), 'setting')} not as in the source: {'; '.join(lines[:3])}", figures={"lines": lines[:100]})
+        return Row(
+            CONFIGURATION,
+            FAILED,
+            f"{count(len(lines), 'setting')} not as in the source: {'; '.join(lines[:3])}",
+            figures={"lines": lines[:100]},
+        )
     return Row(CONFIGURATION, PASSED, "recorded; eps, strides and the like are the same on both sides")
 
 
@@ -316,7 +362,13 @@ def _tf32(reference: Reference, source: Any, device: str) -> Row:
     ratios = [score.ratio for run in runs for score in run.scores]
     errors = [score.error for run in runs for score in run.scores]
     worst, error = max(ratios, default=0.0), max(errors, default=0.0)
-    return Row(RUN, NOTED, f"with TF32 the ratio would be {worst:.3g} (relative error {error:.2g})", device, figures={"tf32_ratio": worst})
+    return Row(
+        RUN,
+        NOTED,
+        f"with TF32 the ratio would be {worst:.3g} (relative error {error:.2g})",
+        device,
+        figures={"tf32_ratio": worst},
+    )
 
 
 def _never_read(reference: Reference, keys: Sequence[str]) -> Row:
@@ -328,7 +380,9 @@ def _never_read(reference: Reference, keys: Sequence[str]) -> Row:
     with torch.no_grad():
         for key in keys:
             tensor = state[key]
-            tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor.copy_(~tensor if tensor.dtype == torch.bool else tensor + 1)
+            tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor.copy_(
+                ~tensor if tensor.dtype == torch.bool else tensor + 1
+            )
     with exactly():
         outputs = TorchRunner(module, CPU)(reference.samples[0].arrays)
     for name, value in reference.eager[0].items():

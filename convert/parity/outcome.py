@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from convert.parity.criterion import FACTOR, FAILED, FLOOR, ILL_CONDITIONED, INCONCLUSIVE, PASSED, Score, band
+from convert.parity.criterion import FACTOR, FAILED, FLOOR, ILL_CONDITIONED, INCONCLUSIVE, PASSED, UNIT, Score, band
 from convert.text import count, shown
 from formats.core.errors import ParityFailed
 
@@ -64,7 +64,14 @@ class Probe:
     def document(self) -> dict[str, Any]:
         ratio = self.ratio if math.isfinite(self.ratio) else str(self.ratio)
         error = self.error if math.isfinite(self.error) else str(self.error)
-        found = {"layer": self.layer, "kind": self.kind, "inputs": self.inputs, "status": self.status, "ratio": ratio, "error": error}
+        found = {
+            "layer": self.layer,
+            "kind": self.kind,
+            "inputs": self.inputs,
+            "status": self.status,
+            "ratio": ratio,
+            "error": error,
+        }
         return found | ({"why": self.why} if self.why else {})
 
 
@@ -77,7 +84,9 @@ class Parity:
     probes: list[Probe] = field(default_factory=list)
     configuration: dict[str, dict[str, Any]] = field(default_factory=dict)  # module → its settings
     diagnosis: list[str] = field(default_factory=list)  # what bisecting found
+    notes: list[str] = field(default_factory=list)  # what was assumed
     no_program: str = ""  # why nothing could be run
+    unit: float = UNIT  # unit roundoff of the precision that the model declares
     recipe: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
 
@@ -134,7 +143,13 @@ class Parity:
             "probes": [probe.document() for probe in self.probes],
             "configuration": self.configuration,
             "diagnosis": self.diagnosis,
-            "tolerances": {"factor": FACTOR, "floor": FLOOR, "ill_conditioned": ILL_CONDITIONED, "bit_equal": "same device, same program"},
+            "notes": self.notes,
+            "tolerances": {
+                "factor": FACTOR,
+                "floor": FLOOR * self.unit,
+                "ill_conditioned": ILL_CONDITIONED,
+                "bit_equal": "same device, same program",
+            },
             "recipe": self.recipe,
             "environment": self.environment,
         }
@@ -164,4 +179,5 @@ class Parity:
         if len(guilty) > 5:
             lines.append(f"  and {count(len(guilty) - 5, 'layer')} more")
         lines += [f"  {shown(line, 400)}" for line in self.diagnosis]
+        lines += [f"  note: {shown(note, 400)}" for note in self.notes]
         return lines

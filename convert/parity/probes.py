@@ -1,4 +1,4 @@
-"""Local probes: each layer alone, on the input it has in the float64 model and on N(0, 1). They see what saturation hides, and name the layer.
+"""Local probes: each layer alone, on its input in the float64 model and on N(0, 1). They see what saturation hides, and name the layer.
 
 A net may swallow a wrong layer (saturated gates, a softmax at its limit): its output is right for these inputs and wrong for others.
 """
@@ -6,13 +6,13 @@ A net may swallow a wrong layer (saturated gates, a softmax at its limit): its o
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from convert.parity import criterion
 from convert.parity.criterion import FAILED, INCONCLUSIVE, PASSED, Score
 from convert.parity.outcome import NOTED, PROBES, Probe, Row
-from convert.parity.runners import CPU, TorchRunner, array, flat
+from convert.parity.runners import CPU, TorchRunner, array, declared, flat
 from convert.text import count
 from formats.core.errors import Unsupported
 
@@ -33,8 +33,15 @@ def names(module: Any) -> list[str]:
     return found
 
 
-def run(reference: Any, eager: Any, find: Callable[[str], Layer | None], arrays: Sequence[Any], seed: int) -> list[Probe]:
-    """Probe every layer while ``reference`` (float64, on the CPU) runs once on ``arrays``; ``eager`` is the same in float32.
+def run(
+    reference: Any,
+    eager: Any,
+    find: Callable[[str], Layer | None],
+    arrays: Sequence[Any],
+    seed: int,
+    unit: float = criterion.UNIT,
+) -> list[Probe]:
+    """Probe every layer while ``reference`` (float64, on the CPU) runs once on ``arrays``; ``eager`` is the same in its own precision.
 
     ``find(name)`` gives the candidate's layer. Activations are not kept: each layer is probed as soon as its input is there.
     """
@@ -57,7 +64,9 @@ def run(reference: Any, eager: Any, find: Callable[[str], Layer | None], arrays:
             try:
                 layer = find(name)
                 if layer is not None:
-                    found.append(_probe(name, module, eager.get_submodule(name), layer, call, seed + len(seen)))
+                    found.append(
+                        _probe(name, module, eager.get_submodule(name), layer, call, seed + len(seen), declared(eager), unit)
+                    )
             finally:
                 busy = False
 
@@ -74,6 +83,11 @@ def run(reference: Any, eager: Any, find: Callable[[str], Layer | None], arrays:
     return found
 
 
+def _items(given: tuple[Any, ...], keywords: dict[str, Any]) -> Iterator[tuple[int | str, Any]]:
+    yield from enumerate(given)
+    yield from keywords.items()
+
+
 class Call:
     """How a module was called: its distinct tensors, and the call with others in their place."""
 
@@ -84,7 +98,7 @@ class Call:
         self.nested = False  # tensors inside lists: not followed
         self._given: list[tuple[int | None, Any]] = []
         self._keywords: dict[str, tuple[int | None, Any]] = {}
-        for key, value in (*enumerate(given), *keywords.items()):
+        for key, value in _items(given, keywords):
             at = None
             if isinstance(value, torch.Tensor):
                 at = next((i for i, known in enumerate(self.tensors) if known is value), None)
@@ -92,7 +106,9 @@ class Call:
                     at = len(self.tensors)
                     self.tensors.append(value)
             elif isinstance(value, (list, tuple, dict)):
-                self.nested = self.nested or any(isinstance(v, torch.Tensor) for v in (value.values() if isinstance(value, dict) else value))
+                self.nested = self.nested or any(
+                    isinstance(v, torch.Tensor) for v in (value.values() if isinstance(value, dict) else value)
+                )
             if isinstance(key, int):
                 self._given.append((at, value))
             else:
@@ -104,13 +120,13 @@ class Call:
         return module(*given, **{key: value if at is None else tensors[at] for key, (at, value) in self._keywords.items()})
 
 
-def _probe(name: str, reference: Any, eager: Any, layer: Layer, call: Call, seed: int) -> Probe:
+def _probe(name: str, reference: Any, eager: Any, layer: Layer, call: Call, seed: int, dtype: Any, unit: float) -> Probe:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     given = call.tensors
-    own = [g.to(torch.float32) if g.is_floating_point() else g for g in given]  # what float32 cannot hold is no fault of the layer
-    normal = [torch.randn(g.shape, generator=generator) if g.is_floating_point() else g for g in given]
+    own = [g.to(dtype) if g.is_floating_point() else g for g in given]  # what the precision cannot hold is no fault of the layer
+    normal = [torch.randn(g.shape, generator=generator).to(dtype) if g.is_floating_point() else g for g in given]
     worst: tuple[Score, str] | None = None
     for inputs, label in ((own, "its own input"), (normal, "N(0, 1)")):
         try:
@@ -122,7 +138,7 @@ def _probe(name: str, reference: Any, eager: Any, layer: Layer, call: Call, seed
                 continue  # a layer may refuse what is no input of its kind
             return Probe(name, type(reference).__name__, label, INCONCLUSIVE, 0.0, 0.0, f"does not run alone: {error!s:.120}")
         for (output, wide), (_, plain), got in zip(d, e, t, strict=False):
-            score = criterion.score(output, 0, array(wide), array(plain), got)
+            score = criterion.score(output, 0, array(wide), array(plain), got, unit)
             if worst is None or _rank(score) > _rank(worst[0]):
                 worst = score, label
     assert worst is not None
@@ -140,6 +156,7 @@ def of_module(candidate: Any, device: str = CPU) -> Callable[[str], Layer | None
     import torch
 
     modules = dict(candidate.named_modules())
+    dtype = declared(candidate)
 
     def find(name: str) -> Layer | None:
         module = modules.get(name)
@@ -148,11 +165,19 @@ def of_module(candidate: Any, device: str = CPU) -> Callable[[str], Layer | None
 
         def layer(call: Call, arrays: Sequence[Any]) -> list[Any]:
             with torch.no_grad():
-                return [array(t) for _, t in flat(call.again(module, [torch.from_numpy(a).to(device) for a in arrays]))]
+                return [array(t) for _, t in flat(call.again(module, [_back(a, dtype).to(device) for a in arrays]))]
 
         return layer
 
     return find
+
+
+def _back(values: Any, dtype: Any) -> Any:
+    """The tensor that `array` was given, bfloat16 ones included."""
+    import torch
+
+    tensor = torch.from_numpy(values)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def of_onnx(model: Any, base: str = "") -> Callable[[str], Layer | None]:

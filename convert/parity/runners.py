@@ -63,20 +63,30 @@ def exactly(*, tf32: bool = False) -> Iterator[None]:
 
 
 class TorchRunner:
-    """``module`` in eval mode on ``device``, its floating weights and inputs in ``dtype`` (None: as they are). The module is moved."""
+    """``module`` in eval mode on ``device``, its floating weights and inputs in ``dtype`` (None: the weights' own). The module is moved."""
 
     def __init__(self, module: Any, device: str = CPU, dtype: Any = None) -> None:
         self.device, self.dtype = device, dtype
         self.module = module.eval().to(device) if dtype is None else module.eval().to(device=device, dtype=dtype)
+        if dtype is None:
+            self.dtype = declared(module)
 
     def tensors(self, arrays: Sequence[Any]) -> list[Any]:
         import torch
 
         made = [torch.from_numpy(array).to(self.device) for array in arrays]
-        return [t.to(self.dtype) if self.dtype is not None and t.is_floating_point() else t for t in made]
+        return [t.to(self.dtype) if t.is_floating_point() else t for t in made]
 
     def __call__(self, arrays: Sequence[Any]) -> Outputs:
         return {name: array(tensor) for name, tensor in flat(self.module(*self.tensors(arrays)))}
+
+
+def declared(module: Any) -> Any:
+    """The floating type of a module's weights, the widest where it has several; float32 where it has none."""
+    import torch
+
+    held = {value.dtype for value in (*module.parameters(), *module.buffers()) if value.is_floating_point()}
+    return max(held, key=lambda dtype: torch.finfo(dtype).bits, default=torch.float32)
 
 
 def array(tensor: Any) -> Any:
@@ -106,6 +116,9 @@ def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
     if not found:
         raise Unsupported(f"the model returns no tensor but a {type(value).__name__}")
     return found
+
+
+_ORT_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
 
 
 class OnnxRunner:
@@ -148,7 +161,10 @@ class OnnxRunner:
     def __call__(self, arrays: Sequence[Any]) -> Outputs:
         if len(arrays) < len(self.inputs):
             raise Unsupported(f"the ONNX model has {len(self.inputs)} inputs, {len(arrays)} were given")
-        feed = dict(zip(self.inputs, arrays, strict=False))
+        feed = {
+            name: array.astype(_ORT_TYPES[kind]) if kind in _ORT_TYPES and array.dtype.kind == "f" else array
+            for name, kind, array in zip(self.inputs, self.types, arrays, strict=False)
+        }
         try:
             return dict(zip(self.outputs, self.session.run(self.outputs, feed), strict=True))
         except Exception as error:

@@ -92,7 +92,7 @@ class Unexportable(nn.Module):
 
 
 SHAPES = {
-    "Mixed": "1x3x16x16", "PaddedPool": "1x3x12x12", "ZeroHead": "1x4", "Cancelling": "1x4", "Indices": "ids=1x7:int64:0..50",
+    "Mixed": "1x3x16x16", "PaddedPool": "1x3x12x12", "ZeroHead": "1x4", "Cancelling": "1x4", "Indices": "1x7:int64:0..50",
     "Unexportable": "1x4",
 }  # fmt: skip
 

@@ -173,7 +173,7 @@ CASES: dict[str, tuple[int, Any]] = {
     "no ema": (2, lambda p: [p, "--to", "pth", "--ema"]),
     "empty name": (2, lambda p: ["", "--to", "pth"]),
     "unknown target": (69, lambda p: [p, "--to", "betamax"]),
-    "run": (69, lambda p: [p, "--to", "pth", "--verify", "run"]),
+    "run": (69, lambda p: [p, "--to", "onnx"]),
     "keep all in pth": (69, lambda p: [p, "--to", "pth", "--keep", "all"]),
     "not there": (74, lambda p: [p.with_name("nowhere.pth"), "--to", "pth"]),
     "folder": (65, lambda p: [p.parent, "--to", "pth", "-o", p.with_name("x.pth")]),

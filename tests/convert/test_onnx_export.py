@@ -9,8 +9,8 @@ import torch
 
 from convert import onnx_export, onnx_graph
 from convert.parity import inputs
-from convert.parity.ladder import Reference, Settings, check_onnx, diagnose
 from convert.parity.bisect import bisect_onnx
+from convert.parity.ladder import Reference, Settings, check_onnx, diagnose
 from formats.core.checkpoint import Content, StateDict
 from formats.core.dtype import BY_NAME
 from formats.core.errors import LimitExceeded, Unsupported
@@ -35,7 +35,9 @@ def views(net: torch.nn.Module, keys) -> dict[str, TensorView]:
     state = net.state_dict()
     return {
         key: TensorView(
-            BY_NAME[str(state[key].dtype).removeprefix("torch.")], tuple(state[key].shape), BytesStorage(state[key].numpy().tobytes())
+            BY_NAME[str(state[key].dtype).removeprefix("torch.")],
+            tuple(state[key].shape),
+            BytesStorage(state[key].numpy().tobytes()),
         )
         for key in keys
     }

@@ -75,17 +75,19 @@ class IdentifyResult:
     @property
     def arch(self) -> str | None:
         """The member as ``--arch`` takes it, with the arguments that the shapes ask for; None below `IDENTIFIED`."""
-        if self.member is None or self.best is None or self.status != "identified":
-            return None
+        return None if self.member is None or self.status != "identified" else self.arch_of(self.member)
+
+    def arch_of(self, member: Member) -> str:
+        """``member`` of the best class as ``--arch`` takes it."""
+        assert self.best is not None
         taken = dict(self.best.arguments)
-        if self.member.library == "torchvision":
+        if member.library == "torchvision":
             taken = {name: value for name, value in taken.items() if name == "num_classes"}
-        if not self.best.heads and self.best.signature.head and self.member.library == "timm":
+        if not self.best.heads and self.best.signature.head and member.library == "timm":
             taken["num_classes"] = 0
-        default = self._default_classes()
-        if taken.get("num_classes") == default:
-            del taken["num_classes"]
-        return ",".join([self.member.name, *(f"{name}={value}" for name, value in sorted(taken.items()))])
+        if taken.get("num_classes") == self._default_classes():
+            taken.pop("num_classes", None)
+        return ",".join([member.name, *(f"{name}={value}" for name, value in sorted(taken.items()))])
 
     def _default_classes(self) -> int | None:
         assert self.best is not None

@@ -44,11 +44,12 @@ Loader = Callable[[], Mapping[str, "torch.Tensor"]]
 
 @dataclass(frozen=True, slots=True)
 class ProgramSpec:
-    """What the user said: ``--arch``, each ``--input``, ``--trust-source``."""
+    """What the user said: ``--arch``, each ``--input``, ``--trust-source``, ``--golden INPUT OUTPUT``."""
 
     arch: str | None = None
     inputs: tuple[str, ...] = ()
     trust_source: bool = False
+    golden: tuple[Path, Path] | None = None
 
 
 @dataclass(slots=True)
@@ -123,7 +124,7 @@ def build(spec: ProgramSpec, checkpoint: Checkpoint, choice: Choice | None = Non
             "brings its own program, which is code that the file itself carries",
             hint="--trust-source runs it; --arch names another",
         )
-    return _identified(checkpoint, choice, weights, given)
+    return _identified(checkpoint, choice, weights, given, spec.golden)
 
 
 def _our_weights(choice: Choice) -> Loader:
@@ -174,7 +175,9 @@ def _whole(choice: Choice, arch: arches.Arch | None, given: tuple[InputSpec, ...
     return Program(module, source, "whole", specs, fit, notes=[*choice.notes, *rebuilding.notes])
 
 
-def _identified(checkpoint: Checkpoint, choice: Choice, weights: Loader, given: tuple[InputSpec, ...]) -> Program:
+def _identified(
+    checkpoint: Checkpoint, choice: Choice, weights: Loader, given: tuple[InputSpec, ...], golden: tuple[Path, Path] | None
+) -> Program:
     from convert.identify import identify_checkpoint
 
     result = identify_checkpoint(checkpoint, choice)
@@ -183,11 +186,20 @@ def _identified(checkpoint: Checkpoint, choice: Choice, weights: Loader, given: 
         raise Unsupported(
             f"no architecture is known for these weights ({said})", hint="--arch names one; convert identify says more"
         )
-    arch = arches.parse(result.arch)
+    held = weights()
+    if golden is not None:
+        from convert.programs.golden import decide
+
+        result.member, errors = decide(result, held, golden)
+        result.basis, result.assumption = "golden", None
+        notes = [*choice.notes, f"golden output: {result.member.name} is off by {errors[result.member.name]:.1e}"]
+    else:
+        notes = list(choice.notes)
+    arch = arches.parse(result.arch_of(result.member) if result.member is not None else result.arch)
     module = arches.make(arch, _files)
-    fit = load(module, weights(), what=str(arch), prefix=result.prefix)
+    fit = load(module, held, what=str(arch), prefix=result.prefix)
     specs = _with_statistics(given or _default_inputs(arch, module), arch, module)
-    return Program(module, str(arch), "identified", specs, fit, result, result.assumption, list(choice.notes))
+    return Program(module, str(arch), "identified", specs, fit, result, result.assumption, notes)
 
 
 def _trusted(checkpoint: Checkpoint, given: tuple[InputSpec, ...]) -> Program:

@@ -349,3 +349,25 @@ def test_zoo_models_state_dict_and_whole(name: str, tmp_path: Path) -> None:
         assert given_[0].shape[1] == 3
         with torch.no_grad():
             assert torch.equal(program.module(*given_), model(*given_))
+
+
+def test_a_golden_output_decides_between_members(tmp_path: Path) -> None:
+    """ResNet-18 and its blur-pooled twin share their weights; one known output tells them apart."""
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    from benchmarks import zoo_models
+
+    torch.manual_seed(1)
+    model = zoo_models.build("timm", "resnetblur18", classes=5).eval()
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    x = torch.randn(1, 3, 96, 96)
+    np.save(tmp_path / "x.npy", x.numpy())
+    with torch.no_grad():
+        np.save(tmp_path / "y.npy", model(x).numpy())
+    assert made(tmp_path / "weights.pth").assumption is not None
+    program = made(tmp_path / "weights.pth", ProgramSpec(golden=(tmp_path / "x.npy", tmp_path / "y.npy")))
+    assert program.source == "timm:resnetblur18,num_classes=5"
+    assert program.assumption is None
+    np.save(tmp_path / "y.npy", np.zeros((1, 5), np.float32))
+    with pytest.raises(Unsupported, match="no architecture gives the golden output"):
+        made(tmp_path / "weights.pth", ProgramSpec(golden=(tmp_path / "x.npy", tmp_path / "y.npy")))

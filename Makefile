@@ -37,11 +37,12 @@ $(READY): pyproject.toml constraints.txt
 test: $(READY) ## every test; ARGS="-k tar -x" goes to pytest, WORKERS=0 runs in one process
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-lint: $(READY) ## ruff, mypy --strict, and the directions of imports
+lint: $(READY) ## ruff, mypy --strict, the directions of imports, generated documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/generate_formats.py --check
 
 format: $(READY) ## put the source into its customary shape
 	$(BIN)/ruff check --fix --exit-zero .

@@ -42,6 +42,7 @@ _NOT_MODEL = ("module", "buffer_names", "param_shapes", "frozen_param_shapes", "
 
 
 def sniff(probe: Probe) -> Match:
+    """A folder with files ``*_model_states.pt``, in itself or in the folder that its file ``latest`` names."""
     if not probe.folder:
         return Match.NO
     folder = _tagged(probe.path)

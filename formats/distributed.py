@@ -35,6 +35,7 @@ _Key = tuple[str, tuple[int, ...] | None]
 
 
 def sniff(probe: Probe) -> Match:
+    """A folder whose file ``.metadata`` is a pickle that names `torch.distributed` near its beginning."""
     if not probe.folder:
         return Match.NO
     try:

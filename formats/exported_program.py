@@ -41,6 +41,7 @@ _CONSTANTS = ("data/constants/", "_constants_config.json")
 
 
 def sniff(probe: Probe) -> Match:
+    """A ZIP with one ``archive_format`` (``serialized_exported_program.json`` before torch 2.6)."""
     archive = probe.zip
     return Match.CERTAIN if archive is not None and (OLD in archive.members or _root(archive) is not None) else Match.NO
 

@@ -18,6 +18,7 @@ from formats.core.torch_storages import Storages, byte_order, file_version, read
 
 
 def sniff(probe: Probe) -> Match:
+    """A folder with a file ``data.pkl``."""
     return Match.CERTAIN if probe.folder and os.path.lexists(probe.path / "data.pkl") else Match.NO
 
 

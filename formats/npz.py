@@ -26,6 +26,7 @@ MAX_TEXT = 1 << 20  # bytes of a text that is given as a text
 
 
 def sniff(probe: Probe) -> Match:
+    """A ZIP whose every member is called ``*.npy``."""
     archive = probe.zip
     return (
         Match.CERTAIN if archive and archive.members and all(name.endswith(npy.SUFFIX) for name in archive.members) else Match.NO

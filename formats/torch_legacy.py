@@ -33,6 +33,7 @@ _HEADS = (
 
 
 def sniff(probe: Probe) -> Match:
+    """The pickled magic number at the very beginning."""
     return Match.CERTAIN if any(head in probe.head[:32] for head in _HEADS) else Match.NO
 
 

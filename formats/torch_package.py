@@ -22,6 +22,7 @@ MAX_PICKLES = 1000
 
 
 def sniff(probe: Probe) -> Match:
+    """A ZIP with one ``.data/extern_modules``."""
     archive = probe.zip
     return Match.CERTAIN if archive is not None and _root(archive) is not None else Match.NO
 

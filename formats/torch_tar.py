@@ -34,6 +34,7 @@ _MEMBERS = ("storages", "tensors", "pickle")
 
 
 def sniff(probe: Probe) -> Match:
+    """A TAR with two of the members ``storages``, ``tensors``, ``pickle``."""
     archive = probe.tar
     return Match.CERTAIN if archive is not None and sum(name in archive.members for name in _MEMBERS) >= 2 else Match.NO
 

@@ -18,6 +18,7 @@ from formats.core.zip import ZipDirectory
 
 
 def sniff(probe: Probe) -> Match:
+    """A ZIP with one ``data.pkl`` that is neither TorchScript nor a package."""
     archive = probe.zip
     if archive is None:
         return Match.NO

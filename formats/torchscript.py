@@ -32,6 +32,7 @@ _UNTOLD = frozenset({"training", "_is_full_backward_hook"})  # attributes that e
 
 
 def sniff(probe: Probe) -> Match:
+    """A ZIP with one ``constants.pkl`` that is no `torch.package`."""
     archive = probe.zip
     return Match.CERTAIN if archive is not None and _root(archive) is not None else Match.NO
 

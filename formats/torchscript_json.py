@@ -31,6 +31,7 @@ _DATA_TYPES = {
 
 
 def sniff(probe: Probe) -> Match:
+    """A ZIP with one ``model.json`` beside a folder ``tensors/``."""
     archive = probe.zip
     return Match.CERTAIN if archive is not None and _root(archive) is not None else Match.NO
 

@@ -33,7 +33,7 @@ _SUFFIXES = {"gzip": (".gz", ".tgz"), "bzip2": (".bz2", ".tbz2"), "xz": (".xz", 
 
 
 def sniff(probe: Probe) -> Match:
-    """Never more than the container: what a reader knows as its own is not wrapped."""
+    """A ZIP or TAR, or a gzip, bzip2, xz or zstd stream, that no other reader knows as its own."""
     if probe.folder:
         return Match.NO
     if probe.head.startswith(tuple(MAGICS)):

@@ -142,6 +142,9 @@ def convert(
     verify: str = "bytes",
     force: bool = False,
     dry_run: bool = False,
+    tied: str = "duplicate",
+    dtype: str | None = None,
+    dequantize: bool = False,
 ) -> Result:
     """Convert ``source`` to the format ``to`` and say what was done; the options are those of the command.
 
@@ -152,7 +155,7 @@ def convert(
     job = Job(
         sources=(os.fspath(source),), to=to, output=None if out is None else os.fspath(out),
         out_dir=None if out_dir is None else os.fspath(out_dir), select=select, ema=ema, strip=strip, keep=keep,
-        verify=verify, force=force, dry_run=dry_run,
+        verify=verify, force=force, dry_run=dry_run, tied=tied, dtype=dtype, dequantize=dequantize,
     )  # fmt: skip
     return convert_one(Path(source), job)
 

@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from convert import cli_identify, console
 from convert import cli_keys as keys
 from convert import cli_run as running
-from convert.job import KEEPS, LEVELS, Job
+from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job
 
 DEFAULT = "source"  # the hidden name of the default command
 GROUP_OPTIONS = ("--help", "-h", "--version", "-V", "--install-completion", "--show-completion")
@@ -117,6 +117,23 @@ def source(
     verify: Annotated[
         str, typer.Option("--verify", metavar="|".join(LEVELS), help="How the output is checked.", callback=_one_of(*LEVELS))
     ] = "bytes",
+    tied: Annotated[
+        str,
+        typer.Option(
+            "--tied",
+            metavar="|".join(TIES),
+            help="Tied tensors where the target has no ties: each written, the first alone, or an error. "
+            "What was tied is recorded in either case.",
+            callback=_one_of(*TIES),
+        ),
+    ] = TIES[0],
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype", metavar="f64|f32|f16|bf16", help="Cast floating tensors, as torch rounds.", callback=_one_of(*DTYPES)
+        ),
+    ] = None,
+    dequantize: Annotated[bool, typer.Option("--dequantize", help="Write quantised tensors as float32.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.")] = False,
     only: keys.Only = None,
@@ -132,6 +149,7 @@ def source(
     arch: running.Arch = None,
     inputs: running.Inputs = None,
     trust: running.Trust = False,
+    golden: running.Golden = None,
     seed: running.Seed = 0,
     batches: running.Batches = None,
     disabled: running.Disabled = None,
@@ -148,12 +166,13 @@ def source(
 ) -> int:
     """Convert each SOURCE to TARGET."""
     run = running.options(
-        arch, inputs, trust, seed, batches, disabled, html, exporter, opset, static, simplify, external, timeout, memory
+        arch, inputs, trust, seed, batches, disabled, html, exporter, opset, static, simplify, external, timeout, memory, golden
     )
     key_options = keys.options(only, drop, rules, reverse, strip_prefix, rename, add_prefix, fill_missing, like, into)
     job = Job(
-        tuple(sources), to, output, out_dir, select, ema, strip, keep, verify, force, dry_run, json, debug, key_options, run
-    )
+        tuple(sources), to, output, out_dir, select, ema, strip, keep, verify, force, dry_run, json, debug, key_options, run,
+        tied, dtype, dequantize,
+    )  # fmt: skip
     return console.default(job)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from formats.core.small_floats import EIGHT_BITS, table
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 
 if TYPE_CHECKING:
@@ -17,13 +18,6 @@ _CODES = {
     "uint64": "<u8", "uint32": "<u4", "uint16": "<u2", "uint8": "u1", "bool": "u1", "complex64": "<c8", "complex128": "<c16",
     "quint8": "u1", "qint8": "i1", "qint32": "<i4",
 }  # fmt: skip
-# Small floats by their parts: (bits of the exponent, bits of the mantissa, bias, what the top codes mean).
-_SMALL = {
-    "float8_e4m3fn": (4, 3, 7, "nan at ones"),
-    "float8_e5m2": (5, 2, 15, "ieee"),
-    "float8_e4m3fnuz": (4, 3, 8, "nan at -0"),
-    "float8_e5m2fnuz": (5, 2, 16, "nan at -0"),
-}
 
 
 @dataclass(slots=True)
@@ -94,7 +88,7 @@ def deviation(a: AnyTensor, b: AnyTensor) -> Deviation | None:
 
 
 def _known() -> frozenset[str]:
-    return frozenset((*_CODES, *_SMALL, "bfloat16", "complex32", "float8_e8m0fnu", "float4_e2m1fn_x2"))
+    return frozenset((*_CODES, *EIGHT_BITS, "bfloat16", "complex32", "float4_e2m1fn_x2"))
 
 
 def _composite(a: AnyTensor, b: AnyTensor) -> Deviation | None:
@@ -220,26 +214,4 @@ def _values(data: bytearray, name: str) -> numpy.ndarray[Any, Any]:
     codes = np.frombuffer(data, "u1")
     if name == "float4_e2m1fn_x2":  # the low half of a byte is the first element
         codes = np.stack([codes & 15, codes >> 4], axis=1).reshape(-1)
-    return np.asarray(np.array(_table(name), dtype="f4")[codes])
-
-
-def _table(name: str) -> list[float]:
-    """The value of every code of a float of at most 8 bits."""
-    nan = float("nan")
-    if name == "float8_e8m0fnu":
-        return [2.0 ** (code - 127) for code in range(255)] + [nan]
-    if name == "float4_e2m1fn_x2":
-        positive = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
-        return positive + [-value for value in positive]
-    exponents, mantissas, bias, top = _SMALL[name]
-    table = []
-    for code in range(256):
-        exponent, mantissa = (code >> mantissas) & ((1 << exponents) - 1), code & ((1 << mantissas) - 1)
-        fraction = mantissa / (1 << mantissas)
-        value = 2.0 ** (1 - bias) * fraction if exponent == 0 else 2.0 ** (exponent - bias) * (1 + fraction)
-        if top == "ieee" and exponent == (1 << exponents) - 1:
-            value = nan if mantissa else float("inf")
-        if (top == "nan at ones" and code & 0x7F == 0x7F) or (top == "nan at -0" and code == 0x80):
-            value = nan
-        table.append(-value if code & 0x80 else value)
-    return table
+    return np.asarray(np.array(table(name), dtype="f4")[codes])

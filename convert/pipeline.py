@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert import naming
-from convert.job import KEEPS, LEVELS, Job
+from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job
 from convert.plan import Plan, plan
 from convert.progress import steps
 from convert.report import Failure, Report, Result
@@ -62,16 +62,37 @@ def _check(job: Job) -> None:
         raise UsageError(f"verification level {job.verify!r:.40} is none of {', '.join(LEVELS)}")
     if job.keep is not None and job.keep not in KEEPS:
         raise UsageError(f"keep {job.keep!r:.40} is none of {', '.join(KEEPS)}")
+    if job.tied not in TIES:
+        raise UsageError(f"tied {job.tied!r:.40} is none of {', '.join(TIES)}")
     if job.output is not None and job.out_dir is not None:
         raise UsageError("-o names a file and --out-dir a folder: one of them is enough")
     if job.output is not None and len(job.sources) > 1:
         raise UsageError(f"-o names one file for {len(job.sources)} sources", hint="--out-dir FOLDER takes them all")
     if job.keys is not None and job.keep == "all":
         raise UsageError("--keep all keeps a checkpoint as it is: its keys can be changed in a second step")
+    _check_casts(job)
     if job.output in ("", "-"):
         raise UsageError("an output is a file with a name: it is checked before it gets it")
     if "-" in job.sources:
         raise UsageError("standard input cannot be read at positions", hint="save it to a file first; ./- is a file of that name")
+
+
+def _check_casts(job: Job) -> None:
+    """Other values than the source's go with nothing that promises the source's values."""
+    if job.dtype is not None and job.dtype not in DTYPES:
+        raise UsageError(f"dtype {job.dtype!r:.40} is none of {', '.join(DTYPES)}")
+    asked = "--dtype" if job.dtype is not None else "--dequantize" if job.dequantize else None
+    if asked is None:
+        return
+    if job.keep == "all":
+        raise UsageError(
+            f"--keep all promises the original back, and {asked} writes other values",
+            hint="convert twice: once with --keep all, once with " + asked,
+        )
+    if job.verify == "run":
+        raise UsageError(f"--verify run proves that both models are the same, and {asked} writes other values")
+    if registry.writer(job.to).CAPABILITIES.program:
+        raise UsageError(f"{asked} is for weights, and --to {job.to} writes a program", hint="convert the weights first")
 
 
 def _convert(source: Path, job: Job, result: Result, written: dict[Path, str]) -> None:
@@ -135,10 +156,12 @@ def _planned(checkpoint: Checkpoint, base: Path, job: Job, result: Result, keys:
     writer = registry.writer(job.to)
     if job.keys is not None and job.keys.into is not None:
         job = replace(job, keep="none")  # what stands beside the pretrained weights is not the new model's
-    if keys is None and (job.keep == "all" or (writer.CAPABILITIES.extras and job.keep != "none")):
+    as_it_was = keys is None and job.dtype is None and not job.dequantize
+    if as_it_was and (job.keep == "all" or (writer.CAPABILITIES.extras and job.keep != "none")):
         from convert.rest import restored
 
         checkpoint = restored(checkpoint)
+    _retie(checkpoint)
     wanted = job.select if job.select is not None else checkpoint.metadata.get("rest", {}).get("model")
     choices = select.choose(checkpoint, select=wanted, ema=job.ema, strip=job.strip)
     for choice in choices:
@@ -149,6 +172,20 @@ def _planned(checkpoint: Checkpoint, base: Path, job: Job, result: Result, keys:
     result.dropped = planned.dropped
     result.notes = planned.notes
     return planned
+
+
+def _retie(checkpoint: Checkpoint) -> None:
+    """What was one tensor before it was written twice is one again: the next file holds the tie, or records it."""
+    ties = checkpoint.metadata.get("tied")
+    if ties and isinstance(checkpoint.tree, dict):
+        from formats.core.ties import retie
+
+        apart = retie(checkpoint.tree, ties)
+        if apart:
+            checkpoint.notes.append(
+                f"{len(apart)} keys were tied to another when the file was written, have other values now and stay apart: "
+                + ", ".join(apart[:4])
+            )
 
 
 def _claim(path: Path, source: Path, written: dict[Path, str]) -> None:
@@ -182,3 +219,4 @@ def _write(checkpoint: Checkpoint, planned: Plan, job: Job) -> None:
         )
     for one in planned.outputs:
         one.output.verified = job.verify
+        one.output.written = True

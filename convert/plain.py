@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from convert.job import KEEPS, LEVELS, Job
+from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job
 
 # Names that begin a sub-command when they come first; a file of such a name is written ./NAME.
 COMMANDS = frozenset({"diff", "doctor", "identify", "inspect", "verify", "formats", "migrate"})
 
 VALUES = {
     "--to": "to", "--output": "output", "-o": "output", "--out-dir": "out_dir", "--select": "select",
-    "--keep": "keep", "--verify": "verify",
+    "--keep": "keep", "--verify": "verify", "--tied": "tied", "--dtype": "dtype",
 }  # fmt: skip
 FLAGS: dict[str, tuple[str, bool]] = {
     "--force": ("force", True), "-f": ("force", True), "--ema": ("ema", True), "--json": ("json", True),
     "--dry-run": ("dry_run", True), "-n": ("dry_run", True), "--debug": ("debug", True),
-    "--strip": ("strip", True), "--no-strip": ("strip", False),
+    "--strip": ("strip", True), "--no-strip": ("strip", False), "--dequantize": ("dequantize", True),
 }  # fmt: skip
-CHOICES = {"verify": LEVELS, "keep": KEEPS}
+CHOICES = {"verify": LEVELS, "keep": KEEPS, "tied": TIES, "dtype": tuple(DTYPES)}
 
 
 def parse(arguments: Sequence[str]) -> Job | None:
@@ -68,6 +68,9 @@ def parse(arguments: Sequence[str]) -> Job | None:
         dry_run=flags.get("dry_run", False),
         json=flags.get("json", False),
         debug=flags.get("debug", False),
+        tied=given.get("tied", TIES[0]),
+        dtype=given.get("dtype"),
+        dequantize=flags.get("dequantize", False),
     )
 
 

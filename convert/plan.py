@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert import __version__, extras, naming
+from convert.casting import Casting
 from convert.job import Job
 from convert.report import Left, Output
 from formats.core.checkpoint import Checkpoint, Content, StateDict
@@ -16,6 +17,7 @@ from formats.core.errors import Unsupported
 from formats.core.layout import Layout
 from formats.core.protocol import Capabilities
 from formats.core.tensor import CompositeTensor
+from formats.core.ties import tied
 
 if TYPE_CHECKING:
     from convert.reshape import Reshaping
@@ -62,10 +64,15 @@ def plan(
     foreign = _foreign_metadata(checkpoint, capabilities, made)
     for choice in choices:
         model, change = (choice.state_dict, None) if keys is None else keys.apply(choice.state_dict)
-        expanded = _fitted(model, capabilities, job.to)
+        casting = Casting.of(job) if job.dtype or job.dequantize else None
+        if casting is not None:
+            model = casting.apply(model)
+        expanded = _fitted(model, capabilities, job)
         content = Content(StateDict(dict(expanded.tensors), model.versions), beside, {})
         if capabilities.metadata:
-            content.metadata = foreign | _metadata(checkpoint, choice, expanded, made.dropped, change.account if change else {})
+            content.metadata = foreign | _metadata(
+                checkpoint, choice, expanded, made.dropped, change.account if change else {}, casting
+            )
         if expanded.unsaid:
             made.notes.append(f"versions of {len(expanded.unsaid)} modules are no plain data and were left out")
         path = naming.of_model(base, choice.name, job.to)
@@ -90,11 +97,13 @@ def plan(
             tensor_bytes=sum(tensor.nbytes for tensor in expanded.tensors.values()),
             stripped=choice.stripped,
             aliases=expanded.aliases,
+            duplicates=expanded.duplicates,
             composites={key: entry["kind"] for key, entry in expanded.composites.items()},
             extras=[str(key) for key in beside],
             files=[(path.parent / one.name if one.name else path, one.size) for one in layouts],
             keys=change.document if change else {},
             remarks=change.lines if change else [],
+            casting=casting,
         )
         made.notes += choice.notes
         made.outputs.append(Planned(output, layouts))
@@ -103,11 +112,13 @@ def plan(
     return made
 
 
-def _fitted(model: StateDict, capabilities: Capabilities, target: str) -> Expanded:
+def _fitted(model: StateDict, capabilities: Capabilities, job: Job) -> Expanded:
     """``model`` as the target can hold it, with what gives the original back."""
+    target = job.to
+    if not capabilities.ties and job.tied != "duplicate":
+        _check_ties(model, capabilities, job)
     if not capabilities.composites:
-        # Without a place to say so, a tie can only be written twice.
-        fitted = expand(model, capabilities.dtypes, alias=capabilities.metadata and not capabilities.ties)
+        fitted = expand(model, capabilities.dtypes, ties="alias" if job.tied == "alias" else "duplicate")
         if fitted.composites and not capabilities.metadata:
             key, entry = next(iter(fitted.composites.items()))
             raise Unsupported(f"tensor {key!r:.120} is {entry['kind']} {entry['dtype']}, which {target} cannot hold")
@@ -120,6 +131,18 @@ def _fitted(model: StateDict, capabilities: Capabilities, target: str) -> Expand
                 raise Unsupported(f"tensor {key!r:.120} has dtype {part.dtype.name}, which {target} cannot hold")
     fitted.tensors = dict(model.tensors)
     return fitted
+
+
+def _check_ties(model: StateDict, capabilities: Capabilities, job: Job) -> None:
+    """Raise where ties stand in the way: asked to fail, or to leave keys out of a file that cannot say so."""
+    ties = tied(model.tensors)
+    if not ties or (job.tied == "alias" and capabilities.metadata):
+        return
+    first = ", ".join(f"{key!r:.80} is {kept!r:.80}" for key, kept in list(ties.items())[:4])
+    said = f"{len(ties)} keys are tied to another: {first}{' …' if len(ties) > 4 else ''}"
+    if job.tied == "fail":
+        raise Unsupported(f"{said}; {job.to} holds no ties", hint="--tied duplicate writes each, --tied alias the first alone")
+    raise Unsupported(f"{said}; {job.to} has no place to say so", hint="--tied duplicate writes each of them")
 
 
 def _beside(checkpoint: Checkpoint, choices: list[Choice], capabilities: Capabilities, job: Job, made: Plan) -> dict[Any, Any]:
@@ -179,14 +202,19 @@ def _foreign_metadata(checkpoint: Checkpoint, capabilities: Capabilities, made: 
     said = checkpoint.metadata.get("__metadata__")
     if not isinstance(said, dict):
         return {}
-    foreign = {key: value for key, value in said.items() if key not in (PROVENANCE, DESCRIPTION, REST, "format")}
+    keys = checkpoint.tree if isinstance(checkpoint.tree, dict) else {}
+    foreign = {
+        key: value
+        for key, value in said.items()
+        if key not in (PROVENANCE, DESCRIPTION, REST, "format") and not (key in keys and value in keys)  # ties of that file
+    }
     if foreign and not capabilities.metadata:
         made.dropped.append(Left("__metadata__", 0, 0, f"text metadata of {len(foreign)} entries"))
     return foreign
 
 
 def _metadata(
-    checkpoint: Checkpoint, choice: Choice, expanded: Expanded, dropped: list[Left], keys: dict[str, Any]
+    checkpoint: Checkpoint, choice: Choice, expanded: Expanded, dropped: list[Left], keys: dict[str, Any], casting: Casting | None
 ) -> dict[str, str]:
     """The output's own account of itself: nothing in it depends on when or where it was made."""
     account: dict[str, Any] = {
@@ -202,6 +230,8 @@ def _metadata(
         account["dropped"] = [left.document() for left in dropped]
     if keys:
         account["keys"] = keys
+    if casting is not None:
+        account["cast"] = casting.document(written=False)
     # What `safetensors.torch.save_model` writes for tied tensors, where it would say nothing else.
     entries = {
         key: kept for key, kept in expanded.aliases.items() if key not in ("format", PROVENANCE, DESCRIPTION) and _is_text(key)

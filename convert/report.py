@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convert.text import count, shown, size
 from formats.core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from convert.casting import Casting
 
 INTERNAL = 69  # exit code of a fault of the program itself: the tool cannot
 
@@ -70,7 +73,8 @@ class Output:
     tensors: int
     tensor_bytes: int
     stripped: str | None = None
-    aliases: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)  # tied keys that are written under another
+    duplicates: dict[str, str] = field(default_factory=dict)  # tied keys that are written in full beside another
     composites: dict[str, str] = field(default_factory=dict)  # key → kind, where spelled as several plain tensors
     extras: list[str] = field(default_factory=list)  # what travels beside the model
     files: list[tuple[Path, int]] = field(default_factory=list)
@@ -78,6 +82,8 @@ class Output:
     parity: dict[str, Any] = field(default_factory=dict)  # what running both models found
     keys: dict[str, Any] = field(default_factory=dict)  # what became of the keys, where something was asked for
     remarks: list[str] = field(default_factory=list)  # the same for people
+    casting: Casting | None = None  # of what was cast; its counts are there once the output is written
+    written: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -95,9 +101,11 @@ class Output:
             "files": [{"path": str(path), "bytes": nbytes} for path, nbytes in self.files],
             "stripped": self.stripped,
             "aliases": self.aliases or None,
+            "duplicates": self.duplicates or None,
             "composites": self.composites or None,
             "extras": self.extras or None,
             "keys": self.keys or None,
+            "cast": None if self.casting is None else self.casting.document(written=self.written),
             "verified": self.verified,
             "parity": self.parity or None,
         })  # fmt: skip
@@ -112,13 +120,18 @@ class Output:
             lines.append(f"kept beside the model: {_listed([shown(e) for e in self.extras])}")
         if self.aliases:
             lines.append(f"tied, written once: {_listed([f'{shown(a)} = {shown(b)}' for a, b in self.aliases.items()])}")
+        if self.duplicates:
+            said = _listed([f"{shown(a)} = {shown(b)}" for a, b in self.duplicates.items()])
+            lines.append(f"tied, each written in full: {said}")
         if self.composites:
             spelled = _listed([f"{shown(key)} ({shown(kind)})" for key, kind in self.composites.items()])
             lines.append(f"written as component tensors: {spelled}")
         lines += self.remarks
+        if self.casting is not None:
+            lines += self.casting.lines(written=self.written)
         verb = "would be written to" if planned else "written to"
-        said = {"bytes": ", read back and equal", "none": ", not verified"}
-        checked = "" if planned else said.get(self.verified, f", {self.verified}")
+        outcomes = {"bytes": ", read back and equal", "none": ", not verified"}
+        checked = "" if planned else outcomes.get(self.verified, f", {self.verified}")
         lines.append(f"{verb} {shown(self.path, 300)}: {size(self.nbytes)}{checked}")
         return lines
 

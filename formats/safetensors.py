@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from formats.core.checkpoint import Checkpoint, Content
-from formats.core.composites import DESCRIPTION, rebuild
+from formats.core.composites import DESCRIPTION, rebuild, recorded_ties
 from formats.core.dtype import BY_SAFETENSORS
 from formats.core.errors import CorruptCheckpoint, LimitExceeded, Unsupported
 from formats.core.files import SourceFile
@@ -27,6 +27,7 @@ _WITHOUT_TORCH = frozenset({"F6_E2M3", "F6_E3M2"})
 
 
 def sniff(probe: Probe) -> Match:
+    """Eight bytes of a length that fits the file, then ``{``."""
     if probe.folder:
         return Match.NO
     length = int.from_bytes(probe.head[:8], "little")
@@ -61,11 +62,25 @@ def read_file(file: SourceFile) -> Checkpoint:
         tensors[name] = _view(name, dtype, shape, FileSpan(file, start + begin, end - begin))
     metadata: dict[str, Any] = {"container": "safetensors"}
     tree: Any = tensors
+    notes: list[str] = []
     if header.metadata is not None:
         metadata["__metadata__"] = header.metadata
         if DESCRIPTION in header.metadata:
             tree = rebuild(tensors, header.metadata[DESCRIPTION])
-    return Checkpoint(file.path, "safetensors", tree, metadata=metadata, files=[file])
+            if ties := recorded_ties(header.metadata[DESCRIPTION]):
+                metadata["tied"] = ties
+        elif aliases := _saved_model_aliases(header.metadata, tensors):
+            tree = {**tensors, **{key: tensors[kept] for key, kept in aliases.items()}}
+            first = next(iter(aliases.items()))
+            notes.append(f"{len(aliases)} keys are tied to another, as the metadata says ({first[0]} = {first[1]})")
+    return Checkpoint(file.path, "safetensors", tree, metadata=metadata, notes=notes, files=[file])
+
+
+def _saved_model_aliases(said: Mapping[str, str], tensors: Mapping[str, TensorView]) -> dict[str, str]:
+    """{key that is not stored: stored key}, as `safetensors.torch.save_model` writes tied tensors into the metadata."""
+    if said.get("format", "pt") != "pt":
+        return {}
+    return {key: kept for key, kept in said.items() if key not in tensors and kept in tensors and key != "format"}
 
 
 def _check_ranges(header: Header, held: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from formats.core import index_json
 from formats.core.beside import beside
 from formats.core.checkpoint import Checkpoint, Content, Ordered
-from formats.core.composites import DESCRIPTION, rebuild
+from formats.core.composites import DESCRIPTION, rebuild, recorded_ties
 from formats.core.errors import AmbiguousCheckpoint, CorruptCheckpoint, LimitExceeded, Unsupported, UsageError
 from formats.core.files import SourceFile
 from formats.core.layout import Layout, Literal
@@ -32,6 +32,7 @@ _MAX_ENTRIES = 100_000  # of a folder, looked at for an index
 
 
 def sniff(probe: Probe) -> Match:
+    """JSON with ``"weight_map"`` near its beginning, or a folder with a file ``*.index.json``."""
     if probe.folder:
         return Match.CERTAIN if _indexes(probe.path) else Match.NO
     if not probe.head.lstrip().startswith(b"{"):
@@ -104,7 +105,9 @@ def _read(
     unlisted = sum(1 for shard in shards.values() for key in shard.tree if key not in weight_map)
     notes = [f"{unlisted} entries of the shards are not in the index and are left out"] if unlisted else []
     text = {key: value for key, value in metadata.items() if type(value) is str}
+    ties: dict[str, str] = {}
     if DESCRIPTION in text:
+        ties = recorded_ties(text[DESCRIPTION])
         plain = {key: value for key, value in tree.items() if type(value) is TensorView}
         tree = rebuild(plain, text[DESCRIPTION])
     said: dict[str, Any] = {
@@ -114,6 +117,8 @@ def _read(
     }
     if text:
         said["__metadata__"] = text
+    if ties:
+        said["tied"] = ties
     total = metadata.get("total_size")
     held = sum(tensor.nbytes for tensor in tree.values())
     if type(total) is int and total != held:  # some writers count tied tensors twice: a note, no error

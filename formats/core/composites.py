@@ -8,6 +8,7 @@ tensors, the model's key order and `state_dict()._metadata` this way. The descri
      "composites": {KEY: {"kind": KIND, "dtype": DTYPE, "shape": [SIZE…], "attributes": {NAME: VALUE…},
                           "components": {NAME: {"key": STORED KEY, "dtype": DTYPE?, "shape": [SIZE…]?}…}}…},
      "aliases": {KEY: KEPT KEY…},          tied tensors: the container holds KEPT KEY alone
+     "tied": {KEY: FIRST KEY…},            tied tensors: the container holds both, in full
      "order": [INDEX…],                    the model's keys, as indices into the sorted list of all of them; absent: sorted
      "parameters": [INDEX…], "requires_grad": [INDEX…],      into the same list
      "versions": {MODULE: {NAME: VALUE…}…}}                  ``_metadata``
@@ -21,12 +22,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from formats.core.checkpoint import Ordered, StateDict
 from formats.core.dtype import BY_NAME
 from formats.core.errors import CorruptCheckpoint, Unsupported
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
+from formats.core.ties import tied
 
 DESCRIPTION = "ckpt_convert.tensors"
 REST = "ckpt_convert.rest"  # metadata key: the files beside the weights that hold the rest of the checkpoint
@@ -45,23 +47,27 @@ CARRIERS: dict[str, tuple[str, int]] = {
 class Expanded:
     """A state dict as plain tensors that a container of ``dtypes`` can hold, and the description that gives the original back."""
 
-    __slots__ = ("aliases", "composites", "description", "tensors", "unsaid")
+    __slots__ = ("aliases", "composites", "description", "duplicates", "tensors", "unsaid")
 
     def __init__(self) -> None:
         self.tensors: dict[str, AnyTensor] = {}  # composites only where the container has them
-        self.aliases: dict[str, str] = {}
+        self.aliases: dict[str, str] = {}  # key → the one key that is stored for both
+        self.duplicates: dict[str, str] = {}  # key → the first key with the same elements; both are stored
         self.composites: dict[str, dict[str, Any]] = {}
         self.description: str | None = None
         self.unsaid: list[str] = []  # entries of `_metadata` that JSON cannot hold
 
 
-def expand(model: StateDict, dtypes: frozenset[str], *, alias: bool = True) -> Expanded:
-    """``model`` spelled as plain tensors of ``dtypes``; with ``alias``, of tied tensors only the first is kept.
+def expand(model: StateDict, dtypes: frozenset[str], *, ties: Literal["alias", "duplicate"] = "alias") -> Expanded:
+    """``model`` spelled as plain tensors of ``dtypes``; of tied tensors only the first is kept (``alias``), or each (``duplicate``).
 
     Raises `Unsupported`, naming the tensor, where not even its bytes can be carried.
     """
     result = Expanded()
-    result.aliases = tied(model.tensors) if alias else {}
+    if ties == "alias":
+        result.aliases = tied(model.tensors)
+    else:
+        result.duplicates = tied(model.tensors)
     stored = {key: tensor for key, tensor in model.tensors.items() if key not in result.aliases}
     for key, tensor in stored.items():
         if type(tensor) is TensorView and tensor.dtype.name in dtypes:
@@ -70,30 +76,6 @@ def expand(model: StateDict, dtypes: frozenset[str], *, alias: bool = True) -> E
             _spell(key, tensor, dtypes, result, model.tensors)
     result.description = _describe(model, result)
     return result
-
-
-def tied(tensors: Mapping[str, AnyTensor]) -> dict[str, str]:
-    """{key: the first key that names the very same elements}; overlapping and disjoint windows of one storage are not tied."""
-    storages: dict[int, int] = {}
-    for tensor in tensors.values():
-        owner = id(tensor.storage) if type(tensor) is TensorView else id(tensor)
-        storages[owner] = storages.get(owner, 0) + 1
-    found: dict[str, str] = {}
-    first: dict[Any, str] = {}
-    for key, tensor in tensors.items():
-        owner = id(tensor.storage) if type(tensor) is TensorView else id(tensor)
-        if storages[owner] == 1:
-            continue
-        if isinstance(tensor, TensorView):
-            if not tensor.numel:  # two empty windows share nothing
-                continue
-            same: Any = (tensor.window(), tensor.conj, tensor.neg)
-        else:
-            same = owner
-        kept = first.setdefault(same, key)
-        if kept != key:
-            found[key] = kept
-    return found
 
 
 def _spell(key: str, tensor: AnyTensor, dtypes: frozenset[str], result: Expanded, taken: Mapping[str, AnyTensor]) -> None:
@@ -147,6 +129,8 @@ def _describe(model: StateDict, result: Expanded) -> str | None:
         said["composites"] = result.composites
     if result.aliases:
         said["aliases"] = result.aliases
+    if result.duplicates:
+        said["tied"] = result.duplicates
     order = [place[key] for key in model.tensors]
     if any(index != at for at, index in enumerate(order)):
         said["order"] = order
@@ -211,6 +195,11 @@ def rebuild(stored: Mapping[str, TensorView], description: str) -> Ordered:
     if versions:
         ordered.attributes = {"_metadata": Ordered(versions)}
     return ordered
+
+
+def recorded_ties(description: str) -> dict[str, str]:
+    """{key: first key} of tensors that were tied and are all stored; for `formats.core.ties.retie`, once somebody needs them tied."""
+    return {key: first for key, first in _entries(_parsed(description), "tied") if type(first) is str}
 
 
 def _parsed(description: str) -> dict[str, Any]:

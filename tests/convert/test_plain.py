@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from convert import cli, console, plain
 from convert.__main__ import main
-from convert.job import KEEPS, LEVELS, Job
+from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job
 
 NAMES = st.sampled_from(
     ["in.pth", "a b.pth.tar", "./inspect", "é.pt", "x=y", "-", "model.ckpt", "source", "verify", "--", "-o", "--to"]
@@ -54,7 +54,7 @@ def valid(draw: Any) -> list[str]:
     parts = [["--to", draw(VALID_VALUES)]]
     for name in draw(st.lists(st.sampled_from(["--select", "--out-dir", "-o", "--output"]), max_size=3)):
         parts.append([name, draw(VALID_VALUES)])
-    for name, allowed in (("--verify", LEVELS), ("--keep", KEEPS)):
+    for name, allowed in (("--verify", LEVELS), ("--keep", KEEPS), ("--tied", TIES), ("--dtype", tuple(DTYPES))):
         if draw(st.booleans()):
             parts.append([f"{name}={draw(st.sampled_from(allowed))}"])
     parts += [[flag] for flag in draw(st.lists(st.sampled_from(sorted(plain.FLAGS)), max_size=4))]

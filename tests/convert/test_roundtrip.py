@@ -117,7 +117,7 @@ def test_verify_agrees_with_torch_and_safetensors(target: str, odd: tuple[Path, 
     assert found.witnessed
     assert found.exit == 0
     if target == "safetensors":
-        assert result.outputs[0].aliases == {"head.weight": "embed.weight"}
+        assert result.outputs[0].duplicates == {"head.weight": "embed.weight"}
         assert result.outputs[0].composites["c128.weight"] == "plain"
         assert result.outputs[0].composites["coo.weight"] == "sparse_coo"
 
@@ -148,7 +148,7 @@ def test_tied_weights_are_spelled_as_save_model_spells_them(tmp_path: Path) -> N
 
     model, other = Tied(), Tied()
     torch.save(model.state_dict(), tmp_path / "m.pth")
-    convert.convert(tmp_path / "m.pth", to="safetensors")
+    convert.convert(tmp_path / "m.pth", to="safetensors", tied="alias")
     save_model(model, str(tmp_path / "theirs.safetensors"))
     with (
         safetensors.safe_open(tmp_path / "m.safetensors", "pt") as ours,

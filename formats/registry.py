@@ -28,20 +28,32 @@ MAX_DEPTH = 2  # archives around a checkpoint
 _ZIP = (b"PK",)
 
 ROWS: tuple[Format, ...] = (
-    Format("torch-zip", "torch.save, ZIP container (torch ≥ 1.6, and 1.4 by option)", "formats.torch_zip", heads=_ZIP),
+    Format(
+        "torch-zip", "torch.save, ZIP container (torch ≥ 1.6, and 1.4 by option)", "formats.torch_zip", heads=_ZIP,
+        members=frozenset({"data.pkl"}),
+    ),
     Format(
         "torch-legacy", "torch.save, legacy pickle (torch 0.1.10 – 1.5)", "formats.torch_legacy", heads=(b"\x80", b"(", b"L", b"I", b"\x8a")
     ),
-    Format("torchscript", "TorchScript (torch.jit.save, mobile .ptl)", "formats.torchscript", heads=_ZIP),
-    Format("torchscript-json", "TorchScript of torch 1.0 – 1.3 (model.json)", "formats.torchscript_json", heads=_ZIP),
+    Format(
+        "torchscript", "TorchScript (torch.jit.save, mobile .ptl)", "formats.torchscript", heads=_ZIP,
+        members=frozenset({"constants.pkl"}),
+    ),
+    Format(
+        "torchscript-json", "TorchScript of torch 1.0 – 1.3 (model.json)", "formats.torchscript_json", heads=_ZIP,
+        members=frozenset({"model.json"}),
+    ),
     Format(
         "pickled-module", "plain pickle of a module, of tensors or of NumPy arrays", "formats.pickled_module",
         heads=(b"\x80", b"(", b"c", b"]", b"}"), nests=True,
     ),
-    Format("torch-package", "torch.package", "formats.torch_package", heads=_ZIP),
-    Format("exported-program", "ExportedProgram (torch.export.save, .pt2)", "formats.exported_program", heads=_ZIP, nests=True),
+    Format("torch-package", "torch.package", "formats.torch_package", heads=_ZIP, members=frozenset({"extern_modules"})),
+    Format(
+        "exported-program", "ExportedProgram (torch.export.save, .pt2)", "formats.exported_program", heads=_ZIP, nests=True,
+        members=frozenset({"archive_format", "serialized_exported_program.json"}),
+    ),
     Format("folder", "folder that once was a ZIP checkpoint", "formats.folder", files=False, folders=True),
-    Format("torch-tar", "torch.save, TAR (torch ≤ 0.1.9)", "formats.torch_tar"),
+    Format("torch-tar", "torch.save, TAR (torch ≤ 0.1.9)", "formats.torch_tar", members=frozenset({"storages", "tensors"})),
     Format(
         "safetensors", "safetensors", "formats.safetensors", suffixes=(".safetensors",), writes=True, targets=("safetensors",)
     ),
@@ -125,6 +137,8 @@ def _matches(rows: Iterator[Format], probe: Probe) -> list[tuple[Match, Format]]
     found = []
     for row in rows:
         if not (row.folders if probe.folder else row.files and (not row.heads or probe.head.startswith(row.heads))):
+            continue
+        if row.members and not probe.folder and row.members.isdisjoint(probe.member_names):
             continue
         module: ModuleType = load(row)
         match = module.sniff(probe)

@@ -25,7 +25,7 @@ def sniff(probe: Probe) -> Match:
     root = find_root(archive)
     if root is None or f"{root}constants.pkl" in archive.members:
         return Match.NO
-    if any(name.endswith(".data/extern_modules") for name in archive.members):  # torch.package, with a pickle of that name
+    if "extern_modules" in probe.member_names:  # torch.package, with a pickle of that name
         return Match.NO
     return Match.CERTAIN if f"{root}version" in archive.members or f"{root}.data/version" not in archive.members else Match.NO
 

@@ -61,6 +61,12 @@ class Probe:
 
     tar_error: CheckpointError | None = None
 
+    @cached_property
+    def member_names(self) -> frozenset[str]:
+        """The names of all members of the ZIP or TAR, without their folders; empty where it is neither."""
+        archive = self.zip or self.tar
+        return frozenset() if archive is None else frozenset(name.rpartition("/")[2] for name in archive.members)
+
     def close(self) -> None:
         if self._file is not None and self._owned:
             self._file.close()

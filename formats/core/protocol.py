@@ -90,6 +90,8 @@ class Format:
     reads: bool = True
     writes: bool = False
     heads: tuple[bytes, ...] = ()  # a reader is imported only for files that begin with one of these (none: always)
+    # … and, of archives, only for those with a member of one of these names, whatever folder it is in
+    members: frozenset[str] = frozenset()
     files: bool = True  # its sniff wants files
     folders: bool = False  # … and folders
     nests: bool = False  # it holds other checkpoints: a `NestingReader`

@@ -316,8 +316,8 @@ class _Evaluator(Inert):
                 if value is LAZY:
                     raise SharedPart
                 if met:
-                    for text in (tensor_pattern.NAME, "collections.OrderedDict"):  # each run calls both once
-                        self.called[text] = self.called.get(text, 0) + met
+                    for called in (tensor_pattern.NAME, "collections.OrderedDict"):  # each run calls both once
+                        self.called[called] = self.called.get(called, 0) + met
                 return value
             elif op == 0x49:  # INT
                 line, pos = self._line(pos)

@@ -28,16 +28,22 @@ KINDS = ("head", "number", "part", "shift")
 def votes(left: list[tuple[str, Shape]], wanted: list[tuple[str, Shape]]) -> Counter[Step]:
     """How many pairs of equal shape each step would turn into one another."""
     places: dict[tuple[Any, ...], list[tuple[str, Shape]]] = {}
+    numbered: dict[tuple[Any, ...], list[tuple[str, Shape]]] = {}
     for name, shape in wanted:
         for _, place, run in _runs(name):
             places.setdefault(place, []).append((run, shape))
+            numbers = tuple(DIGITS.findall(run))
+            if numbers:
+                numbered.setdefault((place, numbers), []).append((run, shape))
     found: Counter[Step] = Counter()
     for name, shape in left:
         said: set[Step] = set()
         for at, place, run in _runs(name):
             others = places.get(place, ())
-            if len(others) > CROWD:
-                continue
+            if len(others) > CROWD:  # hundreds of blocks: those of the same number still say something
+                others = numbered.get((place, tuple(DIGITS.findall(run))), ())
+                if len(others) > CROWD:
+                    continue
             for other, there in others:
                 if other != run and shape == there:
                     said.update(_steps(at, run, other))

@@ -94,7 +94,9 @@ class Step:
             puts, values = (key_put, pid_put), [key, LAZY]
         else:
             slot = _number(key_get)
-            key = memo[slot] if slot < count else None
+            if slot >= count:
+                return None
+            key = memo[slot]
             puts, values = (pid_put,), [LAZY]
         if sizes_put is not None:
             puts += (sizes_put,)

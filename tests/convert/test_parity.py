@@ -135,6 +135,16 @@ def test_a_device_that_is_not_there_is_no_pass() -> None:
     assert found.verdict == "bytes only"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("name", ["Mixed", "PaddedPool", "Indices"])
+def test_a_faithful_copy_is_proved_on_every_gpu(name: str) -> None:
+    net = build(name)
+    found = check_modules(net, copy.deepcopy(net), specs(name), Settings())
+    assert found.verdict == "proved", found.lines()
+    assert {row.device for row in found.rows if row.rung == "run" and row.status == PASSED} > {"cpu"}
+    assert any("with TF32" in row.what for row in found.rows)
+
+
 def _exponent(net) -> None:
     net.conv.weight.data.view(torch.int32)[0, 0, 0, 0] ^= 1 << 23
 

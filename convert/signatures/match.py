@@ -17,8 +17,8 @@ from math import isqrt, log, prod
 from convert.signatures.table import Signature, Table
 from convert.signatures.tokens import Shape, derived, key_hash, roots, shape_hashes
 
-CANDIDATES = 14  # classes compared exactly, at most
-MARGIN = 0.15  # an estimated score lies this near to the exact one (2.5 standard deviations of a sketch of 40)
+CANDIDATES = 28  # classes compared exactly, at most
+MARGIN = 0.2  # an estimated score lies this near to the exact one (3 standard deviations of a sketch of 40)
 RENAMED_BELOW = 0.5  # a best score under this sends the search on to shapes alone
 _POSITION = re.compile(r"(^|[._])(pos(ition(al)?)?_?emb(ed(ding)?s?)?|positional_embedding|pos_embed_\w+)(\.|$)")
 

@@ -14,10 +14,14 @@ _TUPLES = {0: b")", 1: b"\x85", 2: b"\x86", 3: b"\x87"}
 
 
 class OpcodeWriter:
-    """Appends opcodes to ``parts``. Every text, name, tuple and object takes the next memo slot, as in torch's own pickles."""
+    """Appends opcodes to ``parts``; `flush` gathers them in ``joined``.
+
+    Every text, name, tuple and object takes the next memo slot, as in torch's own pickles.
+    """
 
     def __init__(self, table: StorageTable, *, locations: bool, legacy: bool = False) -> None:
-        self.parts: list[bytes] = [b"\x80\x02"]
+        self.joined = bytearray(b"\x80\x02")
+        self.parts: list[bytes] = []
         self.write = self.parts.append
         self.table = table
         self.locations = locations
@@ -27,6 +31,11 @@ class OpcodeWriter:
         self.texts: dict[str, bytes] = {}  # text → the opcode that gets it
         self.names: dict[str, bytes] = {}  # dotted name → the opcode that gets it
         self.sizes: dict[tuple[int, ...], bytes] = {}
+
+    def flush(self) -> None:
+        """A checkpoint of 100,000 tensors has three million parts: many small objects, few bytes."""
+        self.joined += b"".join(self.parts)
+        self.parts.clear()
 
     def put(self) -> int:
         slot = self.count

@@ -18,8 +18,9 @@ from formats.core.opcode_writer import LONGEST_LONG, OpcodeWriter, get_opcode
 from formats.core.plain_values import ordered, plain, plain_key
 from formats.core.rebuild import TypedStorage
 from formats.core.storage_table import Slot, StorageTable
-from formats.core.tensor import CompositeTensor, TensorView
+from formats.core.tensor import CompositeTensor, TensorView, row_major
 
+PARTS = 10_000  # opcodes held before they are joined
 BATCH = 1000  # items to one SETITEMS or APPENDS, as CPython's pickler has it
 # Records that torch.load(weights_only=True) makes again.
 _ALLOWED = frozenset(
@@ -53,7 +54,7 @@ def pickle_tree(tree: Any, *, locations: bool = False, legacy: bool = False) -> 
     """
     pickler = _Pickler(tree, locations, legacy)
     pickler.run(tree)
-    return Pickled(b"".join(pickler.parts), pickler.table.used, pickler.notes())
+    return Pickled(bytes(pickler.joined), pickler.table.used, pickler.notes())
 
 
 class _Pickler(OpcodeWriter):
@@ -77,6 +78,8 @@ class _Pickler(OpcodeWriter):
             frame = stack[-1]
             for value in frame:
                 inner = self.save(value)
+                if len(self.parts) > PARTS:
+                    self.flush()
                 if inner is not None:
                     stack.append(inner)
                     self.labels.append(None)
@@ -85,6 +88,7 @@ class _Pickler(OpcodeWriter):
                 stack.pop()
                 self.labels.pop()
         self.write(b".")
+        self.flush()
 
     def save(self, value: Any) -> Frame | None:
         """Write a value at once, or return the frame that yields its parts in turn."""
@@ -256,10 +260,14 @@ class _Pickler(OpcodeWriter):
         slot, at = self.table.slot(values.storage)
         if slot.dtype is None:
             raise Unsupported(f"{self._path()}: a quantised tensor shares its storage with tensors of other types")
+        # Where values share bytes, the tensor's own shape counts the values, and it is row-major.
+        shape, strides = (
+            (tensor.shape, row_major(tensor.shape)) if tensor.shape != values.shape else (values.shape, values.strides)
+        )
         return self._call(
             "torch._utils._rebuild_qtensor",
             (
-                TypedStorage(values.storage, slot.dtype), values.offset + at // values.dtype.itemsize, values.shape, values.strides,
+                TypedStorage(values.storage, slot.dtype), values.offset + at // values.dtype.itemsize, shape, strides,
                 params, tensor.requires_grad and not tensor.parameter, Ordered(),
             ),
         )  # fmt: skip

@@ -15,7 +15,7 @@ from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
 from formats.core.files import PIECE, SourceFile
 from formats.core.layout import Data, Layout
 from formats.core.positioned import read_at, write_at
-from formats.core.readback import Part, ReadBack
+from formats.core.readback import NO_DATA, Part, ReadBack
 from formats.core.storage import Storage, plain_span
 
 Observe = Callable[[int, int], None]
@@ -42,7 +42,8 @@ def itinerary(layout: Layout) -> Itinerary:
             file, at = _place(data.storage)
             places.append((files.setdefault(id(file), (len(files), file))[0], at, index))
     places.sort()
-    opened = [file for _, file in files.values() if isinstance(file, SourceFile) and file.fd >= 0]
+    # A file inside another has no descriptor of its own; a closed one is past asking.
+    opened = [file for _, file in files.values() if file is not None and (file.fd >= 0 or type(file) is not SourceFile)]
     return Itinerary([index for _, _, index in places], opened)
 
 
@@ -124,6 +125,8 @@ class _Mover:
         self.done = 0
         self.small: list[tuple[int, int, bytes]] = []  # (offset, index, bytes)
         self.small_bytes = 0
+        offsets = [data.offset for data in layout.data]
+        self.in_order = offsets == sorted(offsets)
 
     def run(self, order: list[int]) -> None:
         for index in order:
@@ -177,20 +180,25 @@ class _Mover:
             self._write_small()
 
     def _write_small(self) -> None:
-        """Small segments in the destination's order, those that follow each other in one write."""
+        """Small segments in the destination's order, near neighbours in one write; headers between them are written later."""
         self.small.sort()
         run: list[bytes] = []
         parts: list[Part] = []
-        start = stop = 0
+        start = stop = last = 0
         for offset, index, raw in self.small:
-            if run and (offset != stop or stop + len(raw) - start > PIECE):
+            # Between two data segments that follow each other in the layout there is no data that a filling could overwrite.
+            near = offset == stop or (self.in_order and index == last + 1 and offset - stop <= GAP)
+            if run and (not near or offset + len(raw) - start > PIECE):
                 self._write_run(start, run, parts)
                 run, parts = [], []
             if not run:
                 start = stop = offset
+            if offset != stop:
+                run.append(bytes(offset - stop))
+                parts.append((NO_DATA, offset - stop))
             run.append(raw)
             parts.append((index, len(raw)))
-            stop += len(raw)
+            stop, last = offset + len(raw), index
         if run:
             self._write_run(start, run, parts)
         self.small, self.small_bytes = [], 0
@@ -199,7 +207,7 @@ class _Mover:
         joined = bytearray().join(run)
         write_at(self.fd, memoryview(joined), offset)
         self.check.piece(offset, len(joined), joined, parts)
-        self._tell(len(joined))
+        self._tell(sum(count for index, count in parts if index != NO_DATA))
 
     def _tell(self, length: int) -> None:
         self.done += length

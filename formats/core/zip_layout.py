@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from formats.core.layout import Data, Late, Layout, Literal
@@ -29,6 +27,25 @@ _UTF8 = 0x800
 _LIMIT32, _LIMIT16 = 0xFFFFFFFF, 0xFFFF
 
 
+class _Record:
+    """A record's name and place. As the maker of its own local header it takes the CRC-32 of all data segments; ``index`` is its own."""
+
+    __slots__ = ("crc", "header", "index", "name", "size")
+
+    def __init__(self, name: bytes, header: int, size: int, crc: int | None, index: int) -> None:
+        self.name = name
+        self.header = header
+        self.size = size
+        self.crc = crc
+        self.index = index
+
+    def __call__(self, crcs: list[int]) -> bytes:
+        return _local(self.name, self.size, self.extra(), crcs[self.index] if self.crc is None else self.crc)
+
+    def extra(self) -> bytes:
+        return _extra(self.header, len(self.name), self.size)
+
+
 class ZipLayout:
     """Records one after the other; `layout` closes the archive."""
 
@@ -38,45 +55,34 @@ class ZipLayout:
         self.data: list[Data] = []
         self.literals: list[Literal] = []
         self.late: list[Late] = []
-        self.entries: list[tuple[bytes, int, int, int | None, int]] = []  # name, header, size, CRC-32, index of its data
+        self.records: list[_Record] = []
 
     def add(self, name: str, content: bytes | Storage, *, called: str | None = None) -> None:
         """A record ``root/name``; ``called`` is what an error in a storage's bytes names."""
-        raw = (f"{self.root}/{name}" if self.root else name).encode()
-        known = isinstance(content, bytes)
+        raw = f"{self.root}/{name}".encode()
         size = len(content) if isinstance(content, bytes) else content.nbytes
-        header = self.at
-        extra = _extra(header, len(raw), size)
-        length = _LOCAL.size + len(raw) + len(extra)
-        make = partial(_local, raw, size, extra)
+        record = _Record(raw, self.at, size, zlib.crc32(content) if isinstance(content, bytes) else None, len(self.data))
+        length = _LOCAL.size + len(raw) + len(record.extra())
         if isinstance(content, bytes):
-            crc = zlib.crc32(content)
-            self.literals.append(Literal(header, make(crc) + content))
+            self.literals.append(Literal(self.at, record([]) + content))
         else:
-            index = len(self.data)
-            self.late.append(Late(header, length, partial(_of_one, make, index)))
-            self.data.append(Data(header + length, content, called or name))
-        self.entries.append(
-            (raw, header, size, zlib.crc32(content) if isinstance(content, bytes) else None, 0 if known else index)
-        )
-        self.at = header + length + size
+            self.late.append(Late(self.at, length, record))
+            self.data.append(Data(self.at + length, content, called or name))
+        self.records.append(record)
+        self.at += length + size
 
     def layout(self) -> Layout:
         start = self.at
-        size = sum(_CENTRAL.size + len(name) + _central_extra(header, size) for name, header, size, _, _ in self.entries)
-        end = _end(len(self.entries), size, start)
-        total = start + size + len(end)
+        size = sum(_CENTRAL.size + len(record.name) + _central_extra(record.header, record.size) for record in self.records)
+        end = _end(len(self.records), size, start)
         self.late.append(Late(start, size, self._directory))
-        return Layout(total, [*self.literals, Literal(start + size, end)], self.data, self.late)
+        return Layout(start + size + len(end), [*self.literals, Literal(start + size, end)], self.data, self.late)
 
     def _directory(self, crcs: list[int]) -> bytes:
         return b"".join(
-            _central(name, header, size, crcs[index] if crc is None else crc) for name, header, size, crc, index in self.entries
+            _central(record.name, record.header, record.size, crcs[record.index] if record.crc is None else record.crc)
+            for record in self.records
         )
-
-
-def _of_one(make: Callable[[int], bytes], index: int, crcs: list[int]) -> bytes:
-    return make(crcs[index])
 
 
 def _extra(header: int, name_length: int, size: int) -> bytes:

@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from convert import cli_identify, console
 from convert import cli_keys as keys
 from convert import cli_run as running
-from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job
+from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job, nbytes
 
 DEFAULT = "source"  # the hidden name of the default command
 GROUP_OPTIONS = ("--help", "-h", "--version", "-V", "--install-completion", "--show-completion")
@@ -88,6 +88,13 @@ def _named(values: list[str]) -> list[str]:
     return values
 
 
+def _shard(value: str | None) -> int | None:
+    found = None if value is None else nbytes(value)
+    if value is not None and found is None:
+        raise typer.BadParameter(f"--max-shard-size {value!r} is no size like 5GB or 500MiB")
+    return found
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error was raised.")]
 Select = Annotated[
@@ -134,6 +141,11 @@ def source(
         ),
     ] = None,
     dequantize: Annotated[bool, typer.Option("--dequantize", help="Write quantised tensors as float32.")] = False,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option("--max-shard-size", metavar="SIZE", help="Split safetensors into shards of at most so much: 5GB, 500MiB."),
+    ] = None,
+    legacy: Annotated[bool, typer.Option("--legacy", help="Write a .pth as torch before 1.6 did, for old readers.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.")] = False,
     only: keys.Only = None,
@@ -171,7 +183,7 @@ def source(
     key_options = keys.options(only, drop, rules, reverse, strip_prefix, rename, add_prefix, fill_missing, like, into)
     job = Job(
         tuple(sources), to, output, out_dir, select, ema, strip, keep, verify, force, dry_run, json, debug, key_options, run,
-        tied, dtype, dequantize,
+        tied, dtype, dequantize, _shard(max_shard_size), legacy,
     )  # fmt: skip
     return console.default(job)
 

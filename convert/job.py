@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 LEVELS = ("none", "bytes", "run")
 KEEPS = ("none", "all")
@@ -73,3 +74,32 @@ class Job:
     tied: str = TIES[0]
     dtype: str | None = None  # a key of DTYPES
     dequantize: bool = False
+    max_shard_size: int | None = None  # bytes of tensors above which a model is split into shards
+    legacy: bool = False  # the container of torch before 1.6
+
+    def writer_options(self) -> dict[str, Any]:
+        """What the writer of the target is told; an option may also choose the writer (`formats.registry.target_row`)."""
+        asked: dict[str, Any] = {}
+        if self.max_shard_size is not None:
+            asked["max_shard_size"] = self.max_shard_size
+        if self.legacy:
+            asked["legacy"] = True
+        return asked
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
+
+
+def nbytes(text: str) -> int | None:
+    """Bytes that ``5GB``, ``500MiB`` or ``1000000`` says; None for what is no size above zero."""
+    number, unit = text.strip(), ""
+    while number and not number[-1].isdigit():
+        number, unit = number[:-1], number[-1] + unit
+    factor = _UNITS.get(unit.strip().upper().removesuffix("B"))
+    if factor is None or len(number) > 18:
+        return None
+    whole, dot, part = number.partition(".")
+    if not whole.isascii() or not whole.isdigit() or (dot and not (part.isascii() and part.isdigit())):
+        return None
+    found = int(float(number) * factor) if dot else int(whole) * factor
+    return found if found > 0 else None

@@ -57,7 +57,10 @@ def convert_one(source: Path, job: Job) -> Result:
 
 def _check(job: Job) -> None:
     """What can be said of a job without looking at a file."""
-    registry.target_row(job.to)
+    row = registry.target_row(job.to, job.writer_options())
+    for option in job.writer_options():
+        if row.option != option:
+            raise UsageError(f"--{option.replace('_', '-')} is nothing that --to {job.to} knows")
     if job.verify not in LEVELS:
         raise UsageError(f"verification level {job.verify!r:.40} is none of {', '.join(LEVELS)}")
     if job.keep is not None and job.keep not in KEEPS:
@@ -153,7 +156,7 @@ def _reshaping(job: Job) -> AbstractContextManager[Reshaping | None]:
 def _planned(checkpoint: Checkpoint, base: Path, job: Job, result: Result, keys: Reshaping | None) -> Plan:
     from convert import select
 
-    writer = registry.writer(job.to)
+    writer = registry.writer(job.to, job.writer_options())
     if job.keys is not None and job.keys.into is not None:
         job = replace(job, keep="none")  # what stands beside the pretrained weights is not the new model's
     as_it_was = keys is None and job.dtype is None and not job.dequantize

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job
+from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job, nbytes
 
 # Names that begin a sub-command when they come first; a file of such a name is written ./NAME.
 COMMANDS = frozenset({"diff", "doctor", "identify", "inspect", "verify", "formats", "migrate"})
 
 VALUES = {
     "--to": "to", "--output": "output", "-o": "output", "--out-dir": "out_dir", "--select": "select",
-    "--keep": "keep", "--verify": "verify", "--tied": "tied", "--dtype": "dtype",
+    "--keep": "keep", "--verify": "verify", "--tied": "tied", "--dtype": "dtype", "--max-shard-size": "max_shard_size",
 }  # fmt: skip
 FLAGS: dict[str, tuple[str, bool]] = {
     "--force": ("force", True), "-f": ("force", True), "--ema": ("ema", True), "--json": ("json", True),
     "--dry-run": ("dry_run", True), "-n": ("dry_run", True), "--debug": ("debug", True),
     "--strip": ("strip", True), "--no-strip": ("strip", False), "--dequantize": ("dequantize", True),
+    "--legacy": ("legacy", True),
 }  # fmt: skip
 CHOICES = {"verify": LEVELS, "keep": KEEPS, "tied": TIES, "dtype": tuple(DTYPES)}
 
@@ -54,6 +55,9 @@ def parse(arguments: Sequence[str]) -> Job | None:
         return None
     if any(given.get(name, choices[0]) not in choices for name, choices in CHOICES.items()):
         return None
+    shard = nbytes(given["max_shard_size"]) if "max_shard_size" in given else None
+    if shard is None and "max_shard_size" in given:
+        return None
     return Job(
         sources=tuple(sources),
         to=given["to"],
@@ -71,6 +75,8 @@ def parse(arguments: Sequence[str]) -> Job | None:
         tied=given.get("tied", TIES[0]),
         dtype=given.get("dtype"),
         dequantize=flags.get("dequantize", False),
+        max_shard_size=shard,
+        legacy=flags.get("legacy", False),
     )
 
 

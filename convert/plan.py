@@ -86,7 +86,10 @@ def plan(
             content.metadata |= kept.metadata
             before = kept.layouts
         notes: list[str] = []
-        layouts = [*before, *writer.plan(content, {"notes": notes})]
+        own = writer.plan(content, {"notes": notes, "name": path.name, **job.writer_options()})
+        if all(one.name for one in own):
+            path = path.with_name(own[-1].name)  # shards: the index stands for all of them
+        layouts = [*before, *own]
         made.notes += notes
         output = Output(
             path=path,

@@ -68,7 +68,8 @@ def _nothing(checkpoint: Checkpoint) -> tuple[str]:
     tree = checkpoint.tree
     if is_optimizer(tree):
         return ("holds the state of an optimizer and no model",)
-    what = f"a {tree.name}" if type(tree) is Record else f"a {type(tree).__name__}"
+    name = tree.name if type(tree) is Record else type(tree).__name__
+    what = f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
     for _, node in checkpoint.tensors():
         return (f"holds {what} with tensors, but none of them is a model's (first: {node})",)
     return (f"holds {what} and no tensor: there are no weights in it",)

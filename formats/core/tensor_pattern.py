@@ -87,6 +87,7 @@ class Step:
             return None
         memo = self.memo
         count = len(memo)
+        puts: tuple[bytes, ...]
         if key is not None:
             if length[0] != len(key):
                 return None

@@ -10,21 +10,17 @@ opcodes that torch writes for a tensor is met in one step (`tensor_pattern.py`).
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable
 from itertools import repeat
 from struct import unpack_from
 from typing import Any
 
 from formats.core import tensor_pattern
-from formats.core.checkpoint import Global, Latin1
+from formats.core.checkpoint import Global
 from formats.core.errors import CheckpointError, CorruptCheckpoint, LimitExceeded
-from formats.core.inert import LIMITS, Inert, Limits, PersistentLoad, Rebuilder
+from formats.core.inert import LIMITS, Limits, PersistentLoad, Rebuilder
+from formats.core.rare_opcodes import RareOpcodes, Truncated, python2_text
 from formats.core.tensor_pattern import LAZY, SharedPart
-
-
-class Truncated(CorruptCheckpoint):
-    """The pickle goes on past the bytes given: a caller that has more may try again with them."""
 
 
 class Unpickled:
@@ -65,10 +61,7 @@ def unpickle(
         return _Evaluator(data, rebuilder, persistent_load, limits).run(at, fast=False)
 
 
-_TRUE, _FALSE = b"01", b"00"
-
-
-class _Evaluator(Inert):
+class _Evaluator(RareOpcodes):
     def run(self, at: int, *, fast: bool) -> Unpickled:
         self.pos = at
         try:
@@ -298,7 +291,7 @@ class _Evaluator(Inert):
                 if length > size - pos:
                     self._short(pos, length)
                 raw = data[pos : pos + length]
-                push(_python2_text(raw) if text else raw)
+                push(python2_text(raw) if text else raw)
                 pos += length
                 objects += 1
             elif op == 0x80:  # PROTO
@@ -319,82 +312,10 @@ class _Evaluator(Inert):
                     for called in (tensor_pattern.NAME, "collections.OrderedDict"):  # each run calls both once
                         self.called[called] = self.called.get(called, 0) + met
                 return value
-            elif op == 0x49:  # INT
-                line, pos = self._line(pos)
-                push(line == _TRUE if line in (_TRUE, _FALSE) else self._integer(line, pos))
-                objects += 1
-            elif op == 0x4C:  # LONG
-                line, pos = self._line(pos)
-                push(self._integer(line.removesuffix(b"L"), pos))
-                objects += 1
-            elif op == 0x46:  # FLOAT
-                line, pos = self._line(pos)
-                push(float(line))
-                objects += 1
-            elif op == 0x53:  # STRING
-                line, pos = self._line(pos)
-                line = line.strip()
-                if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b'"', b"'"):
-                    raise CorruptCheckpoint(f"text without quotes before byte {pos}")
-                push(_python2_text(codecs.escape_decode(line[1:-1])[0]))
-                objects += 1
-            elif op == 0x56:  # UNICODE
-                line, pos = self._line(pos)
-                push(str(line, "raw-unicode-escape"))
-                objects += 1
-            elif op == 0x30:  # POP: on an empty stack above a MARK it drops the MARK
-                if marks and marks[-1] == len(stack):
-                    marks.pop()
-                else:
-                    pop()
-            elif op == 0x31:  # POP_MARK
-                del stack[marks.pop() :]
-            elif op == 0x32:  # DUP
-                push(stack[-1])
-            elif op == 0x8F:  # EMPTY_SET
-                push(set())
-                objects += 1
-            elif op == 0x90 or op == 0x91:  # ADDITEMS FROZENSET
-                self.pos = pos
-                start = marks.pop()
-                values = stack[start:]
-                del stack[start:]
-                for value in values:
-                    self._check_key(value)
-                if op == 0x91:
-                    push(frozenset(values))
-                    objects += 1
-                elif type(stack[-1]) is set:
-                    stack[-1].update(values)
-                else:
-                    raise CorruptCheckpoint(f"ADDITEMS on a {type(stack[-1]).__name__} at byte {pos}")
-            elif op == 0x69:  # INST
-                self.pos = pos
-                line, pos = self._line(pos)
-                module = line.decode("utf-8")
-                line, pos = self._line(pos)
-                start = marks.pop()
-                args = tuple(stack[start:])
-                del stack[start:]
-                push(self._call(self._global(module, line.decode("utf-8")), args))
-                objects += 1
-            elif op == 0x6F:  # OBJ
-                self.pos = pos
-                start = marks.pop()
-                args = tuple(stack[start + 1 :])
-                made = self._call(stack[start], args)
-                del stack[start:]
-                push(made)
-                objects += 1
-            elif op == 0x50:  # PERSID
-                self.pos = pos
-                line, pos = self._line(pos)
-                push(self._persistent(line.decode("ascii")))
-            elif op in _REFUSED:
-                raise CorruptCheckpoint(f"{_REFUSED[op]} at byte {pos - 1} refers to what is outside the file")
             else:
                 self.pos = pos
-                raise CorruptCheckpoint(f"unknown opcode 0x{op:02x} at byte {pos - 1}")
+                pos = self._rare(op, pos, stack, marks)
+                objects += 1
             if objects > limit:
                 self._too_many(pos)
             if marks and marks[-1] > len(stack):
@@ -406,37 +327,6 @@ class _Evaluator(Inert):
         """Whether the bytes end inside the opcode that was being evaluated: its argument was then read as less than it is."""
         at = self.pos
         return at >= len(self.data) or at + 1 + _ARGUMENTS.get(self.data[at], 0) > len(self.data)
-
-    # -- bounds ------------------------------------------------------------------------------------------------------------------
-    def _need(self, pos: int, length: int) -> int:
-        if pos + length > len(self.data):
-            self._short(pos, length)
-        return pos
-
-    def _short(self, pos: int, length: int) -> None:
-        raise Truncated(f"{length} bytes are declared at byte {pos}, {len(self.data) - pos} are left")
-
-    def _too_many(self, pos: int) -> None:
-        raise LimitExceeded(f"pickle makes more than {self.limits.objects} objects by byte {pos}, the limit")
-
-    def _integer(self, line: bytes, pos: int) -> int:
-        if len(line) > 2 * self.limits.integer_bytes:
-            raise LimitExceeded(f"integer of {len(line)} digits at byte {pos}, at most {2 * self.limits.integer_bytes} are read")
-        return int(line, 0)
-
-    def _line(self, pos: int) -> tuple[bytes, int]:
-        end = self.data.find(b"\n", pos)
-        if end < 0:
-            raise Truncated(f"line at byte {pos} of the pickle has no end")
-        return self.data[pos:end], end + 1
-
-
-def _python2_text(raw: bytes) -> str:
-    """Python 2's ``str``: UTF-8 as `torch.load` reads it; bytes that are none survive as latin-1."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return Latin1(raw.decode("latin-1"))
 
 
 class _Unset:
@@ -451,4 +341,5 @@ _ARGUMENTS = {
 }  # fmt: skip
 # opcode: (width of the length, whether it is Python 2 text)
 _BYTES = {0x55: (1, True), 0x54: (4, True), 0x43: (1, False), 0x42: (4, False), 0x8E: (8, False), 0x96: (8, False)}
-_REFUSED = {0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4", 0x97: "NEXT_BUFFER", 0x98: "READONLY_BUFFER"}
+
+__all__ = ["Truncated", "Unpickled", "unpickle"]

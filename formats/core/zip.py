@@ -251,7 +251,7 @@ class ZipDirectory:
                 raise self._corrupt(
                     f"gives member {member.name!r:.100} the {what} {local} in its header and {central} in its directory"
                 )
-        start = member.header + _LOCAL.size + name_len + extra_len
+        start: int = member.header + _LOCAL.size + name_len + extra_len
         following = bisect_right(self._starts, member.header)
         bound = self._starts[following] if following < len(self._starts) else self.directory_at
         if start + member.packed > bound:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from convert import packed_params
 from convert.modules import module_fields, state_dict_of
 from formats.core.checkpoint import Checkpoint, Ordered, Record, StateDict
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
@@ -64,6 +65,8 @@ def entries(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from node.items()
     elif isinstance(node, (list, tuple)):
         yield from enumerate(node)
+    elif type(node) is Record and node.name in packed_params.SCRIPT_OBJECTS:
+        yield from packed_params.parts(node)
     elif type(node) is Record:
         yield from node.fields.items()
         yield from (node.entries or {}).items()
@@ -176,8 +179,12 @@ def _judge(path: str, node: Any, results: dict[int, list[Candidate]]) -> list[Ca
         return _merge_nested(path, node, below)
     if any(c.kind == "module" or _is_state_dict(c.node) or (c.tensors >= direct and c.why != BY_NAME) for c in below):
         return below  # tensors beside a model are not part of it
-    tensors = direct + sum(c.tensors for c in below)
-    nbytes += sum(c.nbytes for c in below)
+    if any(type(child) is Record or isinstance(child, tuple) for _, child in entries(node)):  # packed parameters
+        held = flatten(node).tensors
+        tensors, nbytes = len(held), sum(tensor.nbytes for tensor in held.values())
+    else:
+        tensors = direct + sum(c.tensors for c in below)
+        nbytes += sum(c.nbytes for c in below)
     why = "state dict" if weighty or _is_state_dict(node) else BY_NAME
     return [Candidate(path, "nested dicts" if below else "state dict", tensors, nbytes, why, node)]
 

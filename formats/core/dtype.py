@@ -60,6 +60,9 @@ BY_NAME: dict[str, DType] = {d.name: d for d in _ALL}
 BY_STORAGE: dict[str, DType] = {d.storage: d for d in _ALL if d.storage is not None}
 BY_SAFETENSORS: dict[str, DType] = {d.safetensors: d for d in _ALL if d.safetensors is not None}
 
+# Quantised types whose values share bytes, each row in bytes of its own.
+VALUES_PER_BYTE: dict[str, int] = {"quint4x2": 2, "quint2x4": 4}
+
 # torch's other spellings of the same types.
 ALIASES: dict[str, str] = {
     "double": "float64", "float": "float32", "half": "float16", "long": "int64", "int": "int32", "short": "int16",

@@ -14,7 +14,7 @@ from formats.core.dtype import DType
 from formats.core.errors import CorruptCheckpoint, Unsupported
 from formats.core.numpy_record import numpy_tensor
 from formats.core.storage import Storage
-from formats.core.tensor import CompositeTensor, TensorView
+from formats.core.tensor import CompositeTensor, TensorView, row_major
 
 
 class TypedStorage:
@@ -189,7 +189,15 @@ def _quantized(args: tuple[Any, ...]) -> CompositeTensor:
     typed = _storage(args[0], "_rebuild_qtensor")
     if typed.dtype is None or typed.dtype.kind != "quantized":
         raise CorruptCheckpoint(f"_rebuild_qtensor of a storage of {typed.dtype}")
-    values = TensorView(typed.dtype, sizes(args[2], "size"), typed.storage, args[1], sizes(args[3], "stride"))
+    size, stride = sizes(args[2], "size"), sizes(args[3], "stride")
+    shared = dtypes.VALUES_PER_BYTE.get(typed.dtype.name, 1)
+    if shared == 1:
+        values = TensorView(typed.dtype, size, typed.storage, args[1], stride)
+    elif size and args[1] == 0 and stride == row_major(size):
+        # Rows begin at whole bytes (``at::native::get_sub_byte_tensor_size``).
+        values = TensorView(typed.dtype, (*size[:-1], -(-size[-1] // shared)), typed.storage)
+    else:
+        raise Unsupported(f"a view of {typed.dtype.name} values, {shared} of which share a byte")
     params = args[4]
     scheme = params[0].text.removeprefix("torch.") if isinstance(params, tuple) and params and type(params[0]) is Global else ""
     components = {"values": values}
@@ -201,7 +209,7 @@ def _quantized(args: tuple[Any, ...]) -> CompositeTensor:
         attributes |= {"axis": params[3]}
     else:
         raise CorruptCheckpoint(f"quantised tensor with parameters {scheme or params!r:.80} that torch does not define")
-    return CompositeTensor("quantized", typed.dtype, values.shape, components, attributes, requires_grad=args[5] is True)
+    return CompositeTensor("quantized", typed.dtype, size, components, attributes, requires_grad=args[5] is True)
 
 
 def _nested(args: tuple[Any, ...]) -> CompositeTensor:

@@ -8,7 +8,6 @@ gzip, bzip2 and xz are the standard library's; zstd needs the package ``zstandar
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +41,8 @@ class SpoolFile(SourceFile):
         self.path = path
         self.fd = -1
         self._lock = threading.Lock()
+        import tempfile  # brings a dozen modules along, which a plain file never needs
+
         try:
             # Closed by `close`; a with-block would end too early.
             self._file: IO[bytes] = tempfile.TemporaryFile(prefix="ckpt-convert-", buffering=0)  # noqa: SIM115

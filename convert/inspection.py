@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convert.optimizer_names import Names, named
 from convert.pipeline import row_of
 from convert.text import count, dotted, shown, size
 from convert.values import Finding, examine
 from formats import registry
-from formats.core.checkpoint import Checkpoint, Global, Record, children
+from formats.core.checkpoint import Checkpoint, Global, Record, StateDict, children
 from formats.core.errors import CheckpointError
 from formats.core.tensor import CompositeTensor, TensorView
 
@@ -86,6 +87,7 @@ class Inspection:
     chosen: list[str]
     doubt: str | None  # why no candidate is taken without being named
     notes: list[str]
+    optimizers: list[Names]
     sources: dict[str, str]  # class → its own Python text, as old files carry it
 
     def document(self) -> dict[str, Any]:
@@ -105,6 +107,7 @@ class Inspection:
             "chosen": self.chosen,
             "doubt": self.doubt,
             "notes": self.notes,
+            "optimizers": [names.document() for names in self.optimizers],
             "class_sources": self.sources,
         }
 
@@ -123,9 +126,12 @@ def _described(checkpoint: Checkpoint, *, values: bool) -> Inspection:
     from convert.select import candidates, choose
 
     chosen: list[str] = []
+    models: list[StateDict] = []
     doubt = None
     try:
-        chosen = [choice.path for choice in choose(checkpoint, select=None, ema=False)]
+        for choice in choose(checkpoint, select=None, ema=False, strip=False):
+            chosen.append(choice.path)
+            models.append(choice.state_dict)
     except CheckpointError as error:
         doubt = error.what
     found = candidates(checkpoint)
@@ -146,6 +152,7 @@ def _described(checkpoint: Checkpoint, *, values: bool) -> Inspection:
         chosen=chosen,
         doubt=doubt,
         notes=list(checkpoint.notes),
+        optimizers=named(checkpoint.tree, models),
         sources=_class_sources(checkpoint),
     )  # fmt: skip
 

@@ -80,9 +80,13 @@ def plan(
         if whole is not None and capabilities.extras:
             content.tree = whole
         elif whole is not None:
+            from convert.optimizer_names import named
             from convert.rest import Kept
 
-            kept = Kept(whole, model, path, {"source": checkpoint.path.name, "model": choice.path, "stripped": choice.stripped})
+            said: dict[str, Any] = {"source": checkpoint.path.name, "model": choice.path, "stripped": choice.stripped}
+            if optimizers := [names.document() for names in named(whole, [choice.state_dict])]:
+                said["optimizers"] = optimizers
+            kept = Kept(whole, model, path, said)
             content.metadata |= kept.metadata
             before = kept.layouts
         notes: list[str] = []

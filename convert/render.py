@@ -91,6 +91,8 @@ def inspection(found: Inspection, *, values: bool) -> None:
         out(f"  none is taken: {shown(found.doubt, 600)}")
     elif not found.candidates:
         out("  none")
+    for names in found.optimizers:
+        out(f"{shown(names.path) or 'the root'}: {shown(names.text(), 300)}")
     for note in found.notes:
         out(f"note: {shown(note, 300)}")
     if values:

@@ -195,8 +195,9 @@ def _torchscript(
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
+            scripted = isinstance(module, torch.jit.ScriptModule)  # has its graph already; tracing it would lose its branches
             torch.onnx.export(
-                Outer(), arguments, str(path), dynamo=False, opset_version=min(opset, 20), input_names=inputs, output_names=outputs,
+                module if scripted else Outer(), arguments, str(path), dynamo=False, opset_version=min(opset, 20), input_names=inputs, output_names=outputs,
                 dynamic_axes=axes or None, do_constant_folding=False, training=torch.onnx.TrainingMode.PRESERVE, verbose=False,
             )  # fmt: skip
             model = onnx_ir.serde.deserialize_model(onnx.load(str(path)))
@@ -351,7 +352,8 @@ def explained(error: BaseException) -> tuple[str, str]:
     operator = _OPERATOR.search(text)
     named = f" at {operator.group(1)}" if operator else ""
     innermost = next((t for t in reversed(texts) if t.strip()), type(error).__name__)
-    return f"{type(error).__name__}{named}: {first_line(RuntimeError(innermost), 200)}", ""
+    what = first_line(RuntimeError(innermost), 400).partition("[Caused by")[0].strip()
+    return f"{type(error).__name__}{named}: {what[:250]}", ""
 
 
 def _input_names(module: Any, number: int) -> list[str]:

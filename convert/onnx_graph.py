@@ -197,7 +197,8 @@ def _torchscript(
             path = Path(folder) / "model.onnx"
             scripted = isinstance(module, torch.jit.ScriptModule)  # has its graph already; tracing it would lose its branches
             torch.onnx.export(
-                module if scripted else Outer(), arguments, str(path), dynamo=False, opset_version=min(opset, 20), input_names=inputs, output_names=outputs,
+                module if scripted else Outer(), arguments, str(path), dynamo=False, opset_version=min(opset, 20),
+                input_names=inputs, output_names=outputs,
                 dynamic_axes=axes or None, do_constant_folding=False, training=torch.onnx.TrainingMode.PRESERVE, verbose=False,
             )  # fmt: skip
             model = onnx_ir.serde.deserialize_model(onnx.load(str(path)))

@@ -53,13 +53,13 @@ def original(checkpoint: Checkpoint, choice: Choice, options: RunOptions) -> Ori
             found = loaders.state_dict_at(known.value, choice)
             if found is not None and set(found) >= set(choice.state_dict.tensors):
                 readers.append(known.library)
-                return {key: found[key] for key in choice.state_dict.tensors}
+                return _versioned({key: found[key] for key in choice.state_dict.tensors}, choice)
             readers.append(f"ckpt-convert ({known.library} gives another structure)")
         except CheckpointError as error:
             readers.append(f"ckpt-convert ({error.what})")
         from convert.arrays import torch_tensor
 
-        return {key: torch_tensor(view) for key, view in choice.state_dict.tensors.items()}
+        return _versioned({key: torch_tensor(view) for key, view in choice.state_dict.tensors.items()}, choice)
 
     golden = None if options.golden is None else (Path(options.golden[0]), Path(options.golden[1]))
     program = build(ProgramSpec(options.arch, options.inputs, options.trust_source, golden), checkpoint, choice, weights)
@@ -74,6 +74,16 @@ def original(checkpoint: Checkpoint, choice: Choice, options: RunOptions) -> Ori
         "program": program.document(),
     }  # fmt: skip
     return Original(program, choice, reader, recipe)
+
+
+def _versioned(weights: dict[str, Any], choice: Choice) -> Mapping[str, Any]:
+    """A state dict with the versions of modules that the file gives, as torch's own has them."""
+    from collections import OrderedDict
+
+    found = OrderedDict(weights)
+    if choice.state_dict.versions and not choice.stripped:
+        found._metadata = dict(choice.state_dict.versions)  # type: ignore[attr-defined]
+    return found
 
 
 def settings(options: RunOptions, say: Say | None = None) -> Settings:

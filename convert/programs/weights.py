@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -83,5 +84,8 @@ def load(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, what: 
         ):
             target.data = target.data.to(value.dtype)
     held |= {key: own[key].detach() for key in fit.computed}
-    module.load_state_dict(held, strict=True)
+    whole = OrderedDict(held)
+    # Versions of modules: torchvision's MNASNet refuses weights without, and older ones are brought up to date by them.
+    whole._metadata = getattr(weights, "_metadata", None) or getattr(module.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
+    module.load_state_dict(whole, strict=True)
     return fit

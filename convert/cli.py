@@ -192,6 +192,13 @@ def source(
 def inspect(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Any file.")],
     values: Annotated[bool, typer.Option("--values", help="Read all values; warn of NaN, Inf and all-zero tensors.")] = False,
+    class_source: Annotated[
+        bool, typer.Option("--source", help="Print the Python text of classes that the file carries, escaped.")
+    ] = False,
+    save_source: Annotated[
+        Path | None,
+        typer.Option("--save-source", metavar="DIR", help="Write that text to new files NAME.py.txt; nothing is replaced or run."),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> int:
@@ -199,10 +206,14 @@ def inspect(
     from convert import inspection, render
 
     found = inspection.inspect(source, values=values)
+    if save_source is not None:
+        from convert import class_sources
+
+        found.saved = class_sources.save(found.sources, save_source)
     if json:
         console.emit(found.document())
     else:
-        render.inspection(found, values=values)
+        render.inspection(found, values=values, source=class_source)
     return 0
 
 

@@ -89,6 +89,7 @@ class Inspection:
     notes: list[str]
     optimizers: list[Names]
     sources: dict[str, str]  # class → its own Python text, as old files carry it
+    saved: list[Path] = field(default_factory=list)  # where that text was written
 
     def document(self) -> dict[str, Any]:
         return {
@@ -109,6 +110,7 @@ class Inspection:
             "notes": self.notes,
             "optimizers": [names.document() for names in self.optimizers],
             "class_sources": self.sources,
+            **({"saved": [str(path) for path in self.saved]} if self.saved else {}),
         }
 
     @property

@@ -55,7 +55,7 @@ def _table(headings: list[str], rows: list[list[str]], right: tuple[int, ...] = 
         out("  ".join(cells).rstrip())
 
 
-def inspection(found: Inspection, *, values: bool) -> None:
+def inspection(found: Inspection, *, values: bool, source: bool = False) -> None:
     """Container, tree, tensors, names, candidates, notes."""
     amount = "" if found.nbytes is None else f", {size(found.nbytes)}"
     out(f"{shown(found.path, 300)}: {found.title}{amount}")
@@ -79,7 +79,7 @@ def inspection(found: Inspection, *, values: bool) -> None:
         for name, times in found.globals.items():
             out(f"  {shown(name)}" + (f": would have been called {count(times, 'time')}" if times else ""))
     if found.sources:
-        out(f"\nClass sources carried as text: {', '.join(shown(name) for name in found.sources)}")
+        _sources(found, in_full=source)
     out("\nCandidates for the model")
     for candidate in found.candidates:
         place = shown(candidate["path"]) or "the root"
@@ -99,6 +99,22 @@ def inspection(found: Inspection, *, values: bool) -> None:
         for warning in found.warnings:
             err(f"warning: {warning}")
         out("\nValues: " + warned(len(found.warnings)))
+
+
+def _sources(found: Inspection, *, in_full: bool) -> None:
+    from convert.class_sources import line_count, printable
+
+    told = ", ".join(f"{shown(name)} ({count(line_count(text), 'line')})" for name, text in found.sources.items())
+    out(f"\nClass sources carried as text, none of it run: {told}")
+    if in_full:
+        for name, text in found.sources.items():
+            out(f"\nSource of {shown(name)}")
+            for line in printable(text):
+                out(f"  | {line}")
+    elif not found.saved:
+        out("  --source prints it, --save-source DIR writes it to files")
+    for path in found.saved:
+        out(f"  written to {shown(path, 300)}")
 
 
 def _tree(node: Node) -> None:

@@ -1,0 +1,71 @@
+"""The Python text of classes, which torch before 1.6 put beside whole models: shown and saved as text, never compiled."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from convert.text import shown
+from formats.core.errors import OutputError, SystemIOError
+
+SUFFIX = ".py.txt"  # no suffix that anything imports or runs
+MAX_LINES = 20_000  # of one text that are printed
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.]+")
+_RESERVED = re.compile(r"^(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)
+
+
+def line_count(text: str) -> int:
+    return len(text.splitlines())
+
+
+def printable(text: str) -> list[str]:
+    """The text's lines, each escaped; tabs as spaces, so that the indentation stays readable."""
+    lines = text.splitlines()
+    out = [shown(line.expandtabs(), 2000) for line in lines[:MAX_LINES]]
+    if len(lines) > MAX_LINES:
+        out.append(f"… and {len(lines) - MAX_LINES:,} more lines")
+    return out
+
+
+def file_name(name: str) -> str:
+    """A name for the text of class ``name`` that is one plain file in any folder of any system."""
+    safe = _UNSAFE.sub("_", name).strip(".")[:120] or "class"
+    return (f"_{safe}" if _RESERVED.match(safe) else safe) + SUFFIX
+
+
+def save(sources: Mapping[str, str], folder: Path) -> list[Path]:
+    """Write each text to a new file in ``folder``, which is made if it is not there; the files, in order.
+
+    An existing file is never replaced: a number is added to the name, and a link is an existing file. Raises `OutputError` where the
+    folder cannot be made or is none.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot be made a folder: {error.strerror}", path=folder) from error
+    written: list[Path] = []
+    for name, text in sources.items():
+        path, number = folder / file_name(name), 1
+        while True:
+            try:
+                fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+                break
+            except FileExistsError:
+                number += 1
+                path = folder / file_name(name).replace(SUFFIX, f"~{number}{SUFFIX}")
+            except OSError as error:
+                raise OutputError(f"cannot be written: {error.strerror}", path=path) from error
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(text.encode("utf-8", "surrogateescape" if _bytes(text) else "backslashreplace"))
+        except OSError as error:
+            raise SystemIOError(f"{error.strerror}", path=path) from error
+        written.append(path)
+    return written
+
+
+def _bytes(text: str) -> bool:
+    """Whether lone surrogates of ``text`` all stand for bytes that were no UTF-8."""
+    return all("\udc80" <= character <= "\udcff" for character in text if "\ud800" <= character <= "\udfff")

@@ -167,7 +167,7 @@ class Parity:
         if worst is not None and worst.worst is not None:
             at = worst.worst
             lines.append(
-                f"  worst element: output {shown(worst.output)}{list(at.index)}: expected {at.expected:.9g}, got {at.got:.9g} "
+                f"  worst element: {shown(worst.output)}{list(at.index)} of sample {worst.sample}: expected {at.expected:.9g}, got {at.got:.9g} "
                 f"(ratio {worst.ratio:.3g})"
             )
             precision = band(worst.ratio)

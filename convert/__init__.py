@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convert.api import Opened, Tensor, convert, inspect, open, verify
+    from convert.api import Opened, RunOptions, Tensor, convert, inspect, open, verify
     from formats.core.errors import CheckpointError
 
 __version__ = "0.1.0"
 
-__all__ = ["CheckpointError", "Opened", "Tensor", "__version__", "convert", "inspect", "open", "verify"]
+__all__ = ["CheckpointError", "Opened", "RunOptions", "Tensor", "__version__", "convert", "inspect", "open", "verify"]
 
 
 def __getattr__(name: str) -> Any:  # imported when asked for: the command starts before any of it is needed

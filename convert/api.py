@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from convert.job import Job
+from convert.job import Job, RunOptions
 from convert.report import Result
 from convert.text import dotted
 from formats import registry
@@ -145,9 +145,11 @@ def convert(
     tied: str = "duplicate",
     dtype: str | None = None,
     dequantize: bool = False,
+    run: RunOptions | None = None,
 ) -> Result:
     """Convert ``source`` to the format ``to`` and say what was done; the options are those of the command.
 
+    ``run`` says which program and inputs ``to="onnx"`` and ``verify="run"`` take, where they are not to be found out.
     Raises what the command would have ended with; nothing is left behind then.
     """
     from convert.pipeline import convert_one
@@ -155,7 +157,7 @@ def convert(
     job = Job(
         sources=(os.fspath(source),), to=to, output=None if out is None else os.fspath(out),
         out_dir=None if out_dir is None else os.fspath(out_dir), select=select, ema=ema, strip=strip, keep=keep,
-        verify=verify, force=force, dry_run=dry_run, tied=tied, dtype=dtype, dequantize=dequantize,
+        verify=verify, force=force, dry_run=dry_run, tied=tied, dtype=dtype, dequantize=dequantize, run=run,
     )  # fmt: skip
     return convert_one(Path(source), job)
 
@@ -167,11 +169,20 @@ def inspect(path: StrPath, *, values: bool = False) -> dict[str, Any]:
     return inspected(Path(path), values=values).document()
 
 
-def verify(source: StrPath, output: StrPath, *, select: str | None = None, ema: bool = False) -> dict[str, Any]:
-    """Compare every tensor of ``output``, read by the format's own library, with ``source``; the document of ``convert verify``."""
+def verify(
+    source: StrPath, output: StrPath, *, select: str | None = None, ema: bool = False, run: RunOptions | None = None
+) -> dict[str, Any]:
+    """Compare every tensor of ``output``, read by the format's own library, with ``source``; the document of ``convert verify``.
+
+    With ``run``, and for an ONNX output, both models are run too; a failure is in the document, not raised.
+    """
+    if run is not None or Path(output).suffix.lower() == ".onnx":
+        from convert.proof import compare
+
+        return compare(Path(source), Path(output), run or RunOptions(), select=select, ema=ema, bisect=True).document()
     from convert.verification import verify as verified
 
     return verified(Path(source), Path(output), select=select, ema=ema).document()
 
 
-__all__ = ["CheckpointError", "Opened", "Tensor", "UsageError", "convert", "inspect", "open", "verify"]
+__all__ = ["CheckpointError", "Opened", "RunOptions", "Tensor", "UsageError", "convert", "inspect", "open", "verify"]

@@ -14,8 +14,9 @@ ROOT = Path(__file__).parent.parent
 
 def argv() -> list[str]:
     """The installed script beside this interpreter; ``python -m convert`` where the project is not installed."""
-    script = Path(sys.executable).with_name("ckpt-convert")
-    return [str(script)] if script.exists() else [sys.executable, "-m", "convert"]
+    folder = Path(sys.executable).parent
+    # `convert` alone might be ImageMagick's; where the other name stands beside it, it is ours.
+    return [str(folder / "convert")] if (folder / "ckpt-convert").exists() else [sys.executable, "-m", "convert"]
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -21,8 +21,10 @@ CAPABILITIES = Capabilities(dtypes=frozenset(BY_NAME), ties=True, strides=True, 
 
 
 def plan(content: Content, options: Mapping[str, Any]) -> list[Layout]:
-    """One file: the whole tree as it was where the content has one, else the customary dict. Options as for a ``.pth``: ``locations`` and ``notes``; ``order`` (a list of keys) places ``state_dict`` among the others,
-    which else comes first.
+    """One file: the whole tree as it was where the content has one, else the customary dict.
+
+    Options as for a ``.pth``: ``locations`` and ``notes``; ``order`` (a list of keys) places ``state_dict`` among the others, which
+    else comes first.
 
     Raises `Unsupported` where something else is called ``state_dict``.
     """

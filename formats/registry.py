@@ -175,20 +175,21 @@ def _open(source: Path | SourceFile, depth: int) -> Checkpoint:
         if depth > MAX_DEPTH:
             raise LimitExceeded(f"lies more than {MAX_DEPTH} archives deep", path=path, hint="unpack the outer archive first")
         probe = Probe(source)
+        checkpoint: Checkpoint | None = None
         try:
             row = detect(probe)
+            module = load(row)
+            if row.nests:
+                checkpoint = module.read(source, lambda inner: _open(inner, depth + 1))
+            elif not probe.folder and hasattr(module, "read_file"):
+                checkpoint = module.read_file(probe.file)  # the very file that was recognised, and its directory, if it has one
+            elif not isinstance(source, SourceFile):
+                checkpoint = module.read(source)
+            else:
+                raise Unsupported(f"is {row.title} inside another file", path=path, hint="unpack it first")
         finally:
-            probe.close()
-        module = load(row)
-        checkpoint: Checkpoint
-        if row.nests:
-            checkpoint = module.read(source, lambda inner: _open(inner, depth + 1))
-        elif not isinstance(source, SourceFile):
-            checkpoint = module.read(source)
-        elif hasattr(module, "read_file"):
-            checkpoint = module.read_file(source)
-        else:
-            raise Unsupported(f"is {row.title} inside another file", path=path, hint="unpack it first")
+            if checkpoint is None or probe.folder or all(file is not probe.file for file in checkpoint.files):
+                probe.close()
         return checkpoint
     except CheckpointError as error:
         raise error.with_path(path) from error.__cause__

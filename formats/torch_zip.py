@@ -43,7 +43,7 @@ def read(path: Path) -> Checkpoint:
 
 def read_file(file: SourceFile) -> Checkpoint:
     """The same from an open file."""
-    archive = ZipDirectory(file)
+    archive = ZipDirectory.of(file)
     root = find_root(archive)
     if root is None:
         pickles = [name for name in archive.members if name.endswith("data.pkl")]

@@ -7,6 +7,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from formats.core.errors import CorruptCheckpoint, SystemIOError, UnknownFormat
 
@@ -20,7 +21,7 @@ class SourceFile:
     was compared with the size at opening and the file must have shrunk since.
     """
 
-    __slots__ = ("_lock", "fd", "identity", "path", "size")
+    __slots__ = ("_lock", "archive", "fd", "identity", "path", "size")
 
     def __init__(self, path: Path | str, *, dir_fd: int | None = None, follow: bool = True) -> None:
         self.path = Path(path)
@@ -40,6 +41,7 @@ class SourceFile:
         self.size = info.st_size
         self.identity = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
         self._lock = threading.Lock()
+        self.archive: Any = None  # its ZIP directory, between a sniff that has read it and the reader
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes from ``offset`` (both in bytes)."""

@@ -41,7 +41,8 @@ class Probe:
         if self._file is None or not self.head.startswith(b"PK"):
             return None
         try:
-            return ZipDirectory(self._file)
+            self._file.archive = found = ZipDirectory(self._file)
+            return found
         except CheckpointError as error:
             self.zip_error = error
             return None

@@ -60,6 +60,12 @@ class ZipDirectory:
         self._data = file.read(start, length)
         self._parse(self._data, count)
 
+    @classmethod
+    def of(cls, file: SourceFile) -> ZipDirectory:
+        """The directory of ``file``, which a sniff may have read already."""
+        found, file.archive = getattr(file, "archive", None), None  # taken once: a file and its directory must not hold each other
+        return found if isinstance(found, cls) else cls(file)
+
     # -- the directory -------------------------------------------------------------------------------------------------------------
     def _find(self) -> tuple[int, int, int]:
         """(offset, length in bytes, entries) of the central directory."""
@@ -156,7 +162,7 @@ class ZipDirectory:
             size, packed, header, disk = self._zip64(extra, size, packed, header, disk, name)
         mode = attributes >> 16 if made_by >> 8 == 3 else 0
         raw = self._data[name_at : name_at + name_len]
-        return Member(name or self._name(raw, flags), header, packed, size, crc, method, flags, mode, raw, at)
+        return Member(name or raw.decode("utf-8", "replace"), header, packed, size, crc, method, flags, mode, raw, at)
 
     def _zip64(self, extra: bytes, size: int, packed: int, header: int, disk: int, name: str) -> tuple[int, int, int, int]:
         at = 0
@@ -262,11 +268,12 @@ class ZipDirectory:
 class StoredMember:
     """An entry kept as it is: a plain range of the file, found when first used."""
 
-    __slots__ = ("_start", "archive", "entry", "header", "location", "nbytes")
+    __slots__ = ("_start", "archive", "crc", "entry", "header", "location", "nbytes")
 
     def __init__(self, archive: ZipDirectory, member: Member, location: str) -> None:
         self.archive = archive
         self.entry = member.entry
+        self.crc = member.crc
         self.header = member.header
         self.location = location
         self.nbytes = member.size
@@ -283,7 +290,7 @@ class StoredMember:
 
     def stored_crc(self) -> int | None:
         """The CRC-32 that the archive gives for all bytes; None where the writer left it out (0)."""
-        return self.archive.entry(self.entry).crc or None
+        return self.crc or None
 
     def chunks(self, start: int, stop: int) -> Iterator[memoryview]:
         file, at = self.plain_span()

@@ -19,8 +19,10 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 TO ?= safetensors
 WORKERS ?= auto
 SIZES ?= 45M 500M
+N ?= 1000
+SEED ?= 0
 
-.PHONY: help setup test lint format migrate bench bench-baseline clean distclean
+.PHONY: help setup test property lint format migrate bench bench-baseline clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +38,9 @@ $(READY): pyproject.toml constraints.txt
 
 test: $(READY) ## every test; ARGS="-k tar -x" goes to pytest, WORKERS=0 runs in one process
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+property: $(READY) ## random checkpoints by every lossless route, judged by torch; N=10000, SEED=0
+	PROPERTY_N=$(N) PROPERTY_SEED=$(SEED) $(BIN)/python -m pytest -n $(WORKERS) tests/convert/test_property.py $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, the directions of imports, generated documentation
 	$(BIN)/ruff check .

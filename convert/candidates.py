@@ -179,7 +179,7 @@ def _judge(path: str, node: Any, results: dict[int, list[Candidate]]) -> list[Ca
         return _merge_nested(path, node, below)
     if any(c.kind == "module" or _is_state_dict(c.node) or (c.tensors >= direct and c.why != BY_NAME) for c in below):
         return below  # tensors beside a model are not part of it
-    if any(type(child) is Record or isinstance(child, tuple) for _, child in entries(node)):  # packed parameters
+    if any(packed_params.packed(name, child) for name, child in entries(node)):
         held = flatten(node).tensors
         tensors, nbytes = len(held), sum(tensor.nbytes for tensor in held.values())
     else:

@@ -25,6 +25,13 @@ from formats.core.checkpoint import Record
 SCRIPT_OBJECTS = frozenset({"torch._C.ScriptObject", "torch.ScriptObject"})  # before torch 1.13, and since
 
 
+def packed(key: Any, value: Any) -> bool:
+    """Whether the entry of a state dict is no tensor and holds a quantised module's weights."""
+    if type(value) is Record:
+        return value.name in SCRIPT_OBJECTS
+    return isinstance(value, tuple) and isinstance(key, str) and key.endswith("_packed_params")
+
+
 def parts(record: Record) -> Iterator[tuple[str, Any]]:
     """(name, part) of a packed object; nothing where its state is none that torch writes."""
     state = record.state

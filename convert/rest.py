@@ -23,6 +23,7 @@ from formats.core.rebuild import TypedStorage
 from formats.core.safetensors_layout import CAPABILITIES, lay_out
 from formats.core.storage import Window
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
+from formats.core.ties import identity
 from formats.core.tree_json import decode, encode
 
 VERSION = 1
@@ -55,7 +56,7 @@ class Kept:
         self.metadata = {REST: json.dumps(names, separators=(",", ":"))}
 
     def _identity(self, tensor: AnyTensor) -> Any:
-        return self.windows.key(tensor) if type(tensor) is TensorView else id(tensor)
+        return identity(tensor, self.windows.key)
 
     def _describe(self, node: Any) -> dict[str, Any]:
         flags: dict[str, Any] = {flag: True for flag in ("parameter", "requires_grad") if getattr(node, flag, False)}

@@ -6,7 +6,7 @@ rest of the file, and other tools change a tensor and keep the metadata: keys ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -19,24 +19,34 @@ def tied(tensors: Mapping[str, AnyTensor]) -> dict[str, str]:
     """{key: the first key that names the very same elements}; overlapping and disjoint windows of one storage are not tied."""
     storages: dict[int, int] = {}
     for tensor in tensors.values():
-        owner = id(tensor.storage) if type(tensor) is TensorView else id(tensor)
+        owner = _owner(tensor)
         storages[owner] = storages.get(owner, 0) + 1
     found: dict[str, str] = {}
     first: dict[Any, str] = {}
     for key, tensor in tensors.items():
-        owner = id(tensor.storage) if type(tensor) is TensorView else id(tensor)
-        if storages[owner] == 1:
+        if storages[_owner(tensor)] == 1 or (isinstance(tensor, TensorView) and not tensor.numel):  # two empty windows share nothing
             continue
-        if isinstance(tensor, TensorView):
-            if not tensor.numel:  # two empty windows share nothing
-                continue
-            same: Any = (tensor.window(), tensor.conj, tensor.neg)
-        else:
-            same = owner
-        kept = first.setdefault(same, key)
+        kept = first.setdefault(identity(tensor), key)
         if kept != key:
             found[key] = kept
     return found
+
+
+def _owner(tensor: AnyTensor) -> int:
+    """What two tied tensors have in common at least: a storage, that of the first part where they have several."""
+    if isinstance(tensor, TensorView):
+        return id(tensor.storage)
+    return next((id(part.storage) for part in tensor.components.values() if part.numel), id(tensor))
+
+
+def identity(tensor: AnyTensor, of_view: Callable[[TensorView], Any] | None = None) -> Any:
+    """Equal for tensors of the very same elements; ``of_view`` says it of a plain tensor (by its window if not given)."""
+    if isinstance(tensor, TensorView):
+        return of_view(tensor) if of_view else (tensor.window(), tensor.conj, tensor.neg)
+    if not any(part.numel for part in tensor.components.values()):
+        return id(tensor)
+    parts = tuple((name, identity(part, of_view)) for name, part in tensor.components.items())
+    return tensor.kind, tensor.dtype.name, tensor.shape, repr(sorted(tensor.attributes.items())), parts
 
 
 def retie(tensors: dict[Any, AnyTensor], ties: Mapping[str, str]) -> list[str]:

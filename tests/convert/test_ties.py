@@ -138,3 +138,14 @@ def test_flat_weights_of_an_rnn_are_not_tied(tmp_path: Path) -> None:
     result = convert.convert(tmp_path / "f.pth", to="safetensors", tied="fail")
     assert result.outputs[0].duplicates == {}
     assert result.outputs[0].tensor_bytes == 36 * 4
+
+
+def test_ties_of_quantised_tensors_live_as_long_as_the_others(tmp_path: Path) -> None:
+    shared = torch.quantize_per_tensor(torch.arange(6.0).view(2, 3), 0.5, 1, torch.qint8)
+    path = tmp_path / "0.pth"
+    torch.save({"a.weight": shared, "b.weight": shared}, path)
+    for generation, target in enumerate(["safetensors", "pth", "safetensors", "pth"], 1):
+        path = convert.convert(path, to=target, out=tmp_path / f"{generation}.{target}").outputs[0].path
+    loaded = torch.load(path, weights_only=True)
+    assert loaded["a.weight"].untyped_storage().data_ptr() == loaded["b.weight"].untyped_storage().data_ptr()
+    assert torch.equal(loaded["b.weight"].int_repr(), shared.int_repr())

@@ -4,8 +4,8 @@
     python -m benchmarks.onnx_zoo --report build/onnx_zoo.jsonl
 
 Each net of `benchmarks.parity_nets` that comes from torchvision or timm is saved as a training checkpoint with ``module.`` keys and
-converted by ``convert NAME.pth.tar --to onnx --input SIZE``: the command has to find out itself what it is (``--arch`` names it where
-``--named`` is given). A net is a line of the results as soon as it is done, and is not run again.
+converted by ``convert NAME.pth.tar --to onnx --input SIZE``: the command has to find out itself what it is. ``--arch`` names it where
+``--named`` is given, and for nets built with arguments (``img_size=64``). A net is a line of the results as soon as it is done, and is not run again.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def main() -> None:
         if name.startswith("own:") or chosen.only not in name or name in there or time.monotonic() - started > chosen.seconds:
             continue
         extra = ["--exporter", chosen.exporter] if chosen.exporter else []
-        extra += ["--arch", name] if chosen.named else []
+        extra += ["--arch", name] if chosen.named or "," in name else []  # arguments of a constructor are not in the weights
         with tempfile.TemporaryDirectory() as folder:
             try:
                 found = convert(name, size, Path(folder), extra, chosen.timeout)

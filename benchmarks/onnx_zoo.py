@@ -5,7 +5,8 @@
 
 Each net of `benchmarks.parity_nets` that comes from torchvision or timm is saved as a training checkpoint with ``module.`` keys and
 converted by ``convert NAME.pth.tar --to onnx --input SIZE``: the command has to find out itself what it is. ``--arch`` names it where
-``--named`` is given, and for nets built with arguments (``img_size=64``). A net is a line of the results as soon as it is done, and is not run again.
+``--named`` is given, and for nets built with arguments (``img_size=64``). A net is a line of the results as soon as it is done, and is
+not run again.
 """
 
 from __future__ import annotations

@@ -167,8 +167,8 @@ class Parity:
         if worst is not None and worst.worst is not None:
             at = worst.worst
             lines.append(
-                f"  worst element: {shown(worst.output)}{list(at.index)} of sample {worst.sample}: expected {at.expected:.9g}, got {at.got:.9g} "
-                f"(ratio {worst.ratio:.3g})"
+                f"  worst element: {shown(worst.output)}{list(at.index)} of sample {worst.sample}: "
+                f"expected {at.expected:.9g}, got {at.got:.9g} (ratio {worst.ratio:.3g})"
             )
             precision = band(worst.ratio)
             if precision and worst.status == FAILED:

@@ -133,6 +133,8 @@ class OpcodeWriter:
             why = "shares its storage with a tensor of another type" if view.dtype.storage else "has no storage class in torch"
             raise Unsupported(f"tensor of dtype {view.dtype.name} {why}: the legacy container cannot hold it")
         offset = view.offset + at // view.dtype.itemsize
+        if not view.numel:
+            offset = max(offset, 0)  # an empty window may stand before the part of its storage that is written
         self.name("torch._utils._rebuild_tensor_v2" if slot.dtype else "torch._utils._rebuild_tensor_v3")
         self.write(b"(")
         self.persistent(slot)

@@ -98,3 +98,8 @@ def test_every_lossless_route_gives_torch_the_same_bytes(first: int, folder: Pat
         warnings.simplefilter("ignore")
         for seed in range(first, min(first + BATCH, SEED + COUNT)):
             check(seed, folder)
+
+
+@pytest.mark.parametrize("seed", [2144, 2541, 4273, 7762])
+def test_an_empty_window_outside_the_part_of_its_storage_that_is_written(seed: int, folder: Path) -> None:
+    check(seed, folder)

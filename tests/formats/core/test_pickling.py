@@ -397,3 +397,12 @@ def test_versions(tmp_path: Path) -> None:
     assert type(got) is OrderedDict
     assert got._metadata == {"": {"version": 1}, "bn": {"version": 2}}
     assert type(got._metadata) is OrderedDict
+
+
+def test_an_empty_window_beside_the_part_that_is_kept(tmp_path: Path) -> None:
+    """The storage is cut to what the other tensor sees of it; the empty one has no place in that."""
+    storage = floats(100)
+    tree = {"empty": TensorView(F32, (2, 0), storage, 0, (1, 1)), "late": TensorView(F32, (3,), storage, 90)}
+    got = loaded(tree, tmp_path, [])
+    assert got["empty"].shape == (2, 0)
+    assert got["late"].tolist() == [90.0, 91.0, 92.0]

@@ -197,7 +197,9 @@ def inspect(
     ] = False,
     save_source: Annotated[
         Path | None,
-        typer.Option("--save-source", metavar="DIR", help="Write that text to new files NAME.py.txt; nothing is replaced or run."),
+        typer.Option(
+            "--save-source", metavar="DIR", help="Write that text to new files NAME.py.txt; nothing is replaced or run."
+        ),
     ] = None,
     json: Json = False,
     debug: Debug = False,

@@ -63,7 +63,9 @@ class Dequantized:
             if type(axis) is not int or not 0 <= axis < len(shape) or scales is None or zeros is None:
                 raise CorruptCheckpoint(f"quantised tensor of scheme {scheme!r:.40} with axis {axis!r:.40}")
             if scales.shape != (shape[axis],) or zeros.shape != (shape[axis],):
-                raise CorruptCheckpoint(f"{shape[axis]} channels with scales {list(scales.shape)} and zero points {list(zeros.shape)}")
+                raise CorruptCheckpoint(
+                    f"{shape[axis]} channels with scales {list(scales.shape)} and zero points {list(zeros.shape)}"
+                )
             if shape[axis] > MAX_CHANNELS:
                 raise LimitExceeded(f"{shape[axis]} channels, at most {MAX_CHANNELS} are dequantised")
             if scales.dtype.name not in _PARAMETERS or zeros.dtype.name not in _PARAMETERS:

@@ -24,7 +24,9 @@ def tied(tensors: Mapping[str, AnyTensor]) -> dict[str, str]:
     found: dict[str, str] = {}
     first: dict[Any, str] = {}
     for key, tensor in tensors.items():
-        if storages[_owner(tensor)] == 1 or (isinstance(tensor, TensorView) and not tensor.numel):  # two empty windows share nothing
+        if storages[_owner(tensor)] == 1 or (
+            isinstance(tensor, TensorView) and not tensor.numel
+        ):  # two empty windows share nothing
             continue
         kept = first.setdefault(identity(tensor), key)
         if kept != key:

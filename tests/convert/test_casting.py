@@ -72,7 +72,9 @@ def test_the_report_says_how_many_values_were_lost(
     path, tensors = source
     assert main([str(path), "--to", "safetensors", "--dtype", "f16", "--json", "-o", str(tmp_path / "a.safetensors")]) == 0
     said = json.loads(capsys.readouterr().out)["results"][0]["outputs"][0]["cast"]
-    floats = [t.coalesce().values() if t.is_sparse else t for k, t in tensors.items() if t.is_floating_point() and k != "half.weight"]
+    floats = [
+        t.coalesce().values() if t.is_sparse else t for k, t in tensors.items() if t.is_floating_point() and k != "half.weight"
+    ]
     floats = [t for at, t in enumerate(floats) if not any(t is other for other in floats[:at])]  # ties once
     values = torch.cat([t.double().flatten() for t in floats])
     half = torch.cat([t.to(torch.float16).double().flatten() for t in floats])

@@ -21,7 +21,7 @@ from formats.core.storage import Storage, plain_span
 Observe = Callable[[int, int], None]
 
 SMALL = 64 << 10  # bytes: smaller segments are gathered, and written in the destination's order
-GATHERED = 32 << 20  # bytes of small segments held at once
+GATHERED = 4 << 20  # bytes of small segments held at once
 GAP = 4 << 10  # bytes: segments this near to each other are written in one go, what is between them being read first
 
 

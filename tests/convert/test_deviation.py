@@ -19,7 +19,8 @@ def view(tensor: torch.Tensor) -> TensorView:
     return TensorView(BY_NAME[str(tensor.dtype).removeprefix("torch.")], tuple(tensor.shape), BytesStorage(data))
 
 
-FLOATS = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"]
+WIDE = ["float64", "float32", "float16", "bfloat16"]
+FLOATS = [*WIDE, "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"]
 
 
 @pytest.mark.parametrize("name", FLOATS)

@@ -123,13 +123,13 @@ def _weights(choice: Choice, source: Original, exported: Exported) -> dict[str, 
 
 
 def _metadata(checkpoint: Checkpoint, choice: Choice, source: Original, exported: Exported) -> dict[str, str]:
-    """Source and recipe; nothing in it depends on when or where it was made."""
+    """Source and recipe; nothing in it depends on when or where it was made, or on the source's name."""
     from importlib.metadata import version
 
     account: dict[str, Any] = {
         "version": 1,
         "tool": f"ckpt-convert {__version__}",
-        "source": {"name": checkpoint.path.name, "format": checkpoint.format},
+        "source": {"format": checkpoint.format},
         "selected": choice.path,
         "why": choice.why,
         "program": {"kind": source.program.kind, "source": source.program.source, "assumption": source.program.assumption},

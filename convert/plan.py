@@ -83,7 +83,7 @@ def plan(
             from convert.optimizer_names import named
             from convert.rest import Kept
 
-            said: dict[str, Any] = {"source": checkpoint.path.name, "model": choice.path, "stripped": choice.stripped}
+            said: dict[str, Any] = {"model": choice.path, "stripped": choice.stripped}
             if optimizers := [names.document() for names in named(whole, [choice.state_dict])]:
                 said["optimizers"] = optimizers
             kept = Kept(whole, model, path, said)
@@ -223,11 +223,11 @@ def _foreign_metadata(checkpoint: Checkpoint, capabilities: Capabilities, made: 
 def _metadata(
     checkpoint: Checkpoint, choice: Choice, expanded: Expanded, dropped: list[Left], keys: dict[str, Any], casting: Casting | None
 ) -> dict[str, str]:
-    """The output's own account of itself: nothing in it depends on when or where it was made."""
+    """The output's own account of itself: nothing in it depends on when or where it was made, or on the source's name."""
     account: dict[str, Any] = {
         "version": 1,
         "tool": f"ckpt-convert {__version__}",
-        "source": {"name": checkpoint.path.name, "format": checkpoint.format},
+        "source": {"format": checkpoint.format},
         "selected": choice.path,
         "why": choice.why,
     }

@@ -54,7 +54,7 @@ def test_the_metadata_say_where_the_weights_came_from(training: Path) -> None:
         metadata = file.metadata()
     assert metadata["format"] == "pt"
     account = json.loads(metadata["ckpt_convert"])
-    assert account["source"] == {"name": "in.pth.tar", "format": "torch-zip"}
+    assert account["source"] == {"format": "torch-zip"}
     assert account["selected"] == "state_dict"
     assert account["stripped"] == "module."
     optimizer = next(entry for entry in account["dropped"] if entry["path"] == "optimizer")
@@ -63,15 +63,15 @@ def test_the_metadata_say_where_the_weights_came_from(training: Path) -> None:
     assert str(training.parent) not in json.dumps(metadata), "no folder of the machine that made it"
 
 
-def test_same_input_same_bytes_wherever_it_stands(training: Path, tmp_path: Path) -> None:
+def test_same_input_same_bytes_wherever_it_stands_and_whatever_it_is_called(training: Path, tmp_path: Path) -> None:
     made = []
-    for name in ("a", "b"):
-        folder = tmp_path / name
+    for folder, name in ((tmp_path / "a", "in.pth.tar"), (tmp_path / "b", "other name.bin")):
         folder.mkdir()
-        (folder / "in.pth.tar").write_bytes(training.read_bytes())
-        for target in ("safetensors", "pth"):
-            run(folder / "in.pth.tar", "--to", target, check=True)
-        made.append([(folder / f"in.{target}").read_bytes() for target in ("safetensors", "pth")])
+        (folder / name).write_bytes(training.read_bytes())
+        outputs = [folder / f"out-{name[:2]}.{target}" for target in ("safetensors", "pth", "npz")]
+        for output in outputs:
+            run(folder / name, "--to", output.suffix[1:], "-o", output, check=True)
+        made.append([output.read_bytes() for output in outputs])
     assert made[0] == made[1]
 
 

@@ -121,7 +121,7 @@ def test_onnx_end_to_end(mixed: Path) -> None:
     path = Path(output["path"])
     model = onnx.load(str(path))
     account = json.loads(next(entry.value for entry in model.metadata_props if entry.key == "ckpt_convert"))
-    assert account["source"]["name"] == "in.pth.tar"
+    assert account["source"]["format"] == "torch-zip"
     assert account["export"]["dynamic_batch"] is True
     first = path.read_bytes()
     assert str(mixed.parent).encode() not in first

@@ -90,6 +90,11 @@ def _check_ranges(header: Header, held: int) -> None:
         if begin != at or end < begin:
             raise CorruptCheckpoint(f"safetensors tensor {name!r:.200} has bytes {begin} to {end}, where byte {at} is next")
         at = end
+    if at > held:
+        raise CorruptCheckpoint(
+            f"is cut off: {at - held} of the {at} bytes of its tensors are missing",
+            hint="the download or the copy broke off: fetch it again",
+        )
     if at != held:
         raise CorruptCheckpoint(f"safetensors header describes {at} bytes of tensors, the file has {held}")
 

@@ -15,6 +15,7 @@ from formats.core.rebuild import storage_dtype
 from formats.core.unpickle import unpickle
 
 _LOCAL = struct.Struct("<4s5H3L2H")
+_END = 22  # bytes of the end record, without its comment
 _MOST = 16 << 20  # bytes of a pickle that are looked at
 _AGAIN = "the download or the copy broke off: fetch it again"
 
@@ -22,8 +23,14 @@ _AGAIN = "the download or the copy broke off: fetch it again"
 def truncated_zip(file: SourceFile) -> CheckpointError | None:
     """The error for a ZIP without its end; None where the end is there and something else is wrong."""
     tail = file.read(max(file.size - 65557, 0), min(65557, file.size))
-    if b"PK\x05\x06" in tail:
-        return None
+    end = tail.rfind(b"PK\x05\x06")
+    if end >= 0:
+        short = _END - (len(tail) - end)
+        if short <= 0:
+            return None
+        return CorruptCheckpoint(
+            f"is a ZIP archive that is cut off: at least {short} of {file.size + short} bytes are missing", hint=_AGAIN
+        )
     wanted = _declared(file)
     if wanted is not None and wanted > file.size:
         missing = f"at least {wanted - file.size} of {wanted} bytes are missing"

@@ -135,6 +135,16 @@ def test_a_download_that_broke_off_says_how_much_is_missing(tmp_path: Path, shar
     assert really * 0.9 - 3000 < missing <= really
 
 
+@pytest.mark.parametrize("left", [1, 10])
+def test_a_zip_that_broke_off_in_its_end_record_says_how_much_is_missing(tmp_path: Path, left: int) -> None:
+    path = tmp_path / "cut.pth"
+    torch.save({"w": torch.ones(3)}, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-left])
+    with pytest.raises(CheckpointError, match=f"at least {left} of {len(whole)} bytes are missing"):
+        registry.open(path)
+
+
 def test_a_legacy_file_that_broke_off_says_how_much_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save({f"w{i}": torch.ones(5000) for i in range(4)}, path, _use_new_zipfile_serialization=False)

@@ -71,6 +71,14 @@ def test_bytes_are_the_official_writers(tmp_path: Path) -> None:
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+def test_a_file_that_broke_off_says_how_much_is_missing(tmp_path: Path) -> None:
+    path = write({"w": described(torch.ones(4))}, tmp_path / "a.safetensors")
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(CorruptCheckpoint, match="cut off: 5 of the 16 bytes of its tensors are missing") as error:
+        safetensors.read(path)
+    assert "fetch it again" in str(error.value.hint)
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(

@@ -177,7 +177,8 @@ def _judge(path: str, node: Any, results: dict[int, list[Candidate]]) -> list[Ca
         return below
     if not direct:
         return _merge_nested(path, node, below)
-    if any(c.kind == "module" or _is_state_dict(c.node) or (c.tensors >= direct and c.why != BY_NAME) for c in below):
+    larger = any(c.kind == "module" or _is_state_dict(c.node) or (c.tensors >= direct and c.why != BY_NAME) for c in below)
+    if larger and not _named_twice(path, node, below):
         return below  # tensors beside a model are not part of it
     if any(packed_params.packed(name, child) for name, child in entries(node)):
         held = flatten(node).tensors
@@ -187,6 +188,18 @@ def _judge(path: str, node: Any, results: dict[int, list[Candidate]]) -> list[Ca
         nbytes += sum(c.nbytes for c in below)
     why = "state dict" if weighty or _is_state_dict(node) else BY_NAME
     return [Candidate(path, "nested dicts" if below else "state dict", tensors, nbytes, why, node)]
+
+
+def _named_twice(path: str, node: Any, below: list[Candidate]) -> bool:
+    """Whether ``a.b`` stands beside a → b: neither is a stray tensor beside the other, and `flatten` refuses them, naming both."""
+    heads = {c.path[len(path) + 1 if path else 0 :]: c.node for c in below if c.kind != "module"}
+    names: dict[str, set[str]] = {}
+    for key, child in entries(node):
+        if isinstance(key, str) and is_tensor(child):
+            for at, character in enumerate(key):
+                if character == "." and key[:at] in heads:
+                    names.setdefault(key[:at], set()).add(key[at + 1 :])
+    return any(not flatten(heads[head]).tensors.keys().isdisjoint(found) for head, found in names.items())
 
 
 def _merge_nested(path: str, node: Any, below: list[Candidate]) -> list[Candidate]:

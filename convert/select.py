@@ -70,8 +70,11 @@ def _nothing(checkpoint: Checkpoint) -> tuple[str]:
         return ("holds the state of an optimizer and no model",)
     name = tree.name if type(tree) is Record else type(tree).__name__
     what = f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
-    for _, node in checkpoint.tensors():
-        return (f"holds {what} with tensors, but none of them is a model's (first: {node})",)
+    for path, node in checkpoint.tensors():
+        place = ".".join(str(key) if isinstance(key, (str, int)) else type(key).__name__ for key in path)
+        return (
+            f"holds {what} with tensors, but none of them is a model's (first: {place!r:.120}, {node.dtype.name} {list(node.shape)})",
+        )
     return (f"holds {what} and no tensor: there are no weights in it",)
 
 

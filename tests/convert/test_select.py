@@ -78,6 +78,8 @@ def test_moments_of_the_optimizer_stay_out(tmp_path: Path) -> None:
 def test_an_optimizer_alone_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(UnknownFormat, match="optimizer"):
         chosen(tmp_path, trained(net(3, 4, 2)).state_dict())
+    with pytest.raises(UnknownFormat, match=r"none of them is a model's \(first: 'optimizer\.state\.0\.step', float32 \[\]\)"):
+        chosen(tmp_path, {"optimizer": trained(net(3, 4, 2)).state_dict(), "epoch": 1})
 
 
 def test_several_models_are_all_taken(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from formats.core.checkpoint import Checkpoint, Global, Ordered, Record, StateDi
 from formats.core.errors import AmbiguousCheckpoint, UnknownFormat, UsageError
 from formats.core.numpy_record import numpy_tensor
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
+from formats.core.ties import identity
 
 _COPY = re.compile(
     r"(?:^|[_\-. ])(?:best|last|latest|final|init|initial|prev|previous|old|backup|teacher|student|target|online|momentum|"
@@ -86,6 +87,7 @@ def _pick(found: list[Candidate], ema: bool) -> list[Candidate]:
         picked = averaged
     else:
         picked = plain or averaged
+    picked = _distinct(picked)
     if len(picked) > 1:
         copies = [c for c in picked if _COPY.search(c.path.lower())]
         signatures = {_signature(c) for c in picked}
@@ -95,6 +97,19 @@ def _pick(found: list[Candidate], ema: bool) -> list[Candidate]:
                 hint=f"choose one with --select {picked[0].path or '.'}",
             )
     return picked
+
+
+def _distinct(picked: list[Candidate]) -> list[Candidate]:
+    """``picked`` without those that name the very same tensors as an earlier one: a module saved beside its own state dict."""
+    if len(picked) < 2:
+        return picked
+    first: dict[Any, Candidate] = {}
+    for candidate in picked:
+        tensors = _state_dict(candidate, []).tensors
+        kept = first.setdefault(frozenset((name, identity(tensor)) for name, tensor in tensors.items()), candidate)
+        if kept is not candidate:
+            kept.why += f"; {candidate.path} holds the very same tensors"
+    return list(first.values())
 
 
 def _signature(candidate: Candidate) -> tuple[tuple[str, tuple[int, ...]], ...]:

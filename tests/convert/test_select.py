@@ -108,6 +108,15 @@ def test_copies_of_one_model_are_doubt(tmp_path: Path) -> None:
     same(choice, tree["last_model"])
 
 
+def test_a_module_beside_its_own_state_dict_is_one_model(tmp_path: Path) -> None:
+    model = net(2, 3)
+    (choice,) = chosen(tmp_path, {"state_dict": model.state_dict(), "model": model})
+    assert choice.path == "state_dict"
+    assert "model holds the very same tensors" in choice.why
+    same(choice, model.state_dict())
+    assert len(chosen(tmp_path, {"state_dict": model.state_dict(), "model": net(2, 3)})) == 2  # equal names alone prove nothing
+
+
 def test_the_average_is_taken_only_when_asked_for(tmp_path: Path) -> None:
     tree = {"model": net(2, 3).state_dict(), "model_ema": net(2, 3).state_dict()}
     same(chosen(tmp_path, tree)[0], tree["model"])

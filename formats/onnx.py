@@ -84,7 +84,8 @@ def read(path: Path) -> Checkpoint:
 
 def read_file(file: SourceFile) -> Checkpoint:
     """The same from an open file; external data have no place beside a file inside an archive and are refused."""
-    return _Model(file, None).read()
+    stands_alone = type(file) is SourceFile  # what lies inside another file is of a class of its own
+    return _Model(file, file.path if stands_alone else None).read()
 
 
 class _Graph(NamedTuple):

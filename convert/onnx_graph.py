@@ -19,7 +19,7 @@ from typing import Any
 from convert.parity import digests
 from convert.parity.inputs import NATURAL, InputSpec, batched, make
 from convert.parity.probes import SCOPES
-from convert.parity.runners import TorchRunner, first_line, flat
+from convert.parity.runners import TorchRunner, first_line, flat, in_eval_mode
 from formats.core.errors import ParityFailed, Unsupported
 
 DYNAMO, TORCHSCRIPT = "dynamo", "torchscript"
@@ -64,7 +64,7 @@ def export(
 ) -> Exported:
     """Export ``module``. ``exporter`` None tries dynamo, then the older one. Raises `Unsupported`, naming the operator, where none can;
     `ParityFailed` where an exporter changed a weight."""
-    module.eval()
+    in_eval_mode(module)
     refusals: list[str] = []
     hints: list[str] = []
     for name in EXPORTERS if exporter is None else (exporter,):

@@ -82,7 +82,9 @@ def _request(checkpoint: Checkpoint, choice: Choice, source: Original, job: Job,
         "path": str(checkpoint.path), "select": choice.path or ".", "name": choice.name, "ema": job.ema, "strip": job.strip,
         "options": asdict(options) | {"arch": arch, "golden": None, "inputs": inputs, "batches": (), "disabled": ()},
     }  # fmt: skip
-    return onnx_export.Request(BUILDER, arguments, inputs, options.exporter, options.opset, options.dynamic, options.simplify)
+    # An exported program has the batch size of its example: another could not be proved by running.
+    dynamic = options.dynamic and source.program.kind != "exported"
+    return onnx_export.Request(BUILDER, arguments, inputs, options.exporter, options.opset, dynamic, options.simplify)
 
 
 def _limits(options: RunOptions) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convert.parity.runners import in_eval_mode
 from convert.programs import arch as arches
 from convert.programs import inputs as made_inputs
 from convert.programs.inputs import InputSpec
@@ -87,7 +88,7 @@ class Program:
         other = self.reload() if self.reload is not None else copy.deepcopy(self.module)
         prefix = self.fit.prefix if self.fit is not None else ""
         load(other, state, what=self.source, prefix=prefix if all(key.startswith(prefix) for key in state) else "")
-        return other.eval()
+        return in_eval_mode(other)
 
     def document(self) -> dict[str, Any]:
         """What a report records of the program."""

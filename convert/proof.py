@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,8 @@ def prove(
     with registry.open(output) as written:
         kind = written.format
     program = source.program
+    if program.kind == "exported" and not options.batches and program.specs[0].shape:
+        chosen = replace(chosen, batches=(program.specs[0].shape[0],))  # most are exported for one batch size
     reference: Reference | None = None
     candidate: Any = None
     if kind == "onnx":

@@ -47,12 +47,12 @@ class Reference:
     def __init__(self, module: Any, specs: Sequence[InputSpec], settings: Settings) -> None:
         import torch
 
-        self.module = module.eval()
+        runner = TorchRunner(module, CPU)
+        self.module = runner.module
         self.settings = settings
         self.samples = list(settings.samples) or make(specs, settings.seed, recipe(settings.batches))
         self.batched = not specs or batched(specs[0])
         self.unit = criterion.UNITS.get(str(declared(module)).removeprefix("torch."), criterion.UNIT)
-        runner = TorchRunner(self.module, CPU)
         with exactly():
             settings.say("running the source in float32")
             self.eager = [runner(sample.arrays) for sample in self.samples]

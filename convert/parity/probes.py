@@ -47,6 +47,8 @@ def run(
     """
     import torch
 
+    if isinstance(reference, torch.jit.ScriptModule):  # its layers take no hooks
+        return []
     wanted = names(reference)
     found: list[Probe] = []
     busy = False

@@ -62,12 +62,21 @@ def exactly(*, tf32: bool = False) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[4], warn_only=before[5])
 
 
+def in_eval_mode(module: Any) -> Any:
+    """``module.eval()``; an exported program has the mode that it was exported in, and no other."""
+    try:
+        return module.eval()
+    except NotImplementedError:
+        return module
+
+
 class TorchRunner:
     """``module`` in eval mode on ``device``, its floating weights and inputs in ``dtype`` (None: the weights' own). The module is moved."""
 
     def __init__(self, module: Any, device: str = CPU, dtype: Any = None) -> None:
         self.device, self.dtype = device, dtype
-        self.module = module.eval().to(device) if dtype is None else module.eval().to(device=device, dtype=dtype)
+        module = in_eval_mode(module)
+        self.module = module.to(device) if dtype is None else module.to(device=device, dtype=dtype)
         if dtype is None:
             self.dtype = declared(module)
 

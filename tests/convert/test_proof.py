@@ -165,3 +165,22 @@ def test_an_input_that_does_not_fit_is_inconclusive_for_weights_and_an_error_for
     assert output["verified"] == "inconclusive"
     assert "does not run" in output["parity"]["reason"]
     assert run(mixed, "--to", "onnx", *wrong).returncode == 69
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".pt"])
+def test_a_source_with_a_program_of_its_own(tmp_path: Path, suffix: str) -> None:
+    """TorchScript and exported programs run only when that is said; they have no mode to set and no layers to hook."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(144, 5)
+    ).eval()
+    source = tmp_path / f"own{suffix}"
+    if suffix == ".pt2":
+        torch.export.save(torch.export.export(net, (torch.randn(2, 3, 8, 8),)), source)
+    else:
+        torch.jit.script(net).save(str(source))
+    arguments = (source, "--to", "safetensors", "--verify", "run", "--input", "2x3x8x8")
+    assert run_json(*arguments)["results"][0]["outputs"][0]["verified"] == "bytes only"
+    output = run_json(*arguments, "--trust-source", "--force")["results"][0]["outputs"][0]
+    assert output["verified"] == "proved"
+    assert "--trust-source: code of the file was run" in json.dumps(output["parity"])

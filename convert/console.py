@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+from formats.core.errors import SystemIOError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -30,8 +32,9 @@ def out(text: str) -> None:
 
 
 def err(text: str) -> None:
-    """One line, or several, on standard error: everything else."""
-    _write(sys.stderr, text)
+    """One line, or several, on standard error: everything else. Where nothing can be written there, the exit code says it alone."""
+    with suppress(SystemIOError):
+        _write(sys.stderr, text)
 
 
 def _write(stream: TextIO, text: str) -> None:
@@ -39,6 +42,14 @@ def _write(stream: TextIO, text: str) -> None:
         stream.write(text if text.endswith("\n") else text + "\n")
     except BrokenPipeError:
         raise Closed from None
+    except OSError as error:
+        raise _unwritable(stream, error) from error
+
+
+def _unwritable(stream: TextIO, error: OSError) -> SystemIOError:
+    """The error of a standard stream on a full disk; what is still buffered goes nowhere, so that it is not tried once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1 if stream is sys.stdout else 2)
+    return SystemIOError(f"standard {'output' if stream is sys.stdout else 'error'} cannot be written: {error.strerror}")
 
 
 def emit(document: dict[str, Any]) -> None:
@@ -130,7 +141,12 @@ def guarded(arguments: Sequence[str], action: Any) -> int:
     try:
         with signals():
             code = int(action())
-            sys.stdout.flush()
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise _unwritable(sys.stdout, error) from error
             return code
     except KeyboardInterrupt:
         err("convert: interrupted")
@@ -141,7 +157,9 @@ def guarded(arguments: Sequence[str], action: Any) -> int:
         return CLOSED
     except Exception as error:
         if debug:
-            raise
+            import traceback
+
+            err(traceback.format_exc())
         return _unexpected(error, json=json)
 
 

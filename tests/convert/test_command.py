@@ -395,6 +395,26 @@ def test_the_default_commands_help_shows_its_options() -> None:
     assert "inspect" in run("--help", check=True).stdout
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["inspect"], ["inspect", "--json"], ["--to", "safetensors", "--dry-run"]])
+def test_a_full_standard_output_is_one_line(training: Path, arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*argv(), *arguments, str(training)], env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 74
+    assert done.stderr == "standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["--to", "safetensors"]])
+def test_debug_shows_where_and_changes_nothing_else(tmp_path: Path, command: list[str]) -> None:
+    plain, traced = (run(*command, tmp_path / "nowhere", "--json", *debug) for debug in ([], ["--debug"]))
+    assert traced.returncode == plain.returncode == 74
+    assert json.loads(traced.stdout)["exit"] == 74
+    assert traced.stderr.startswith("Traceback")
+    assert traced.stderr.endswith(plain.stderr)
+
+
 def test_a_closed_pipe_is_no_error(training: Path) -> None:
     process = subprocess.Popen(
         [*argv(), "inspect", str(training)], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

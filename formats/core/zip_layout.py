@@ -59,7 +59,7 @@ class ZipLayout:
 
     def add(self, name: str, content: bytes | Storage, *, called: str | None = None) -> None:
         """A record ``root/name``; ``called`` is what an error in a storage's bytes names."""
-        raw = f"{self.root}/{name}".encode()
+        raw = (f"{self.root}/{name}" if self.root else name).encode()
         size = len(content) if isinstance(content, bytes) else content.nbytes
         record = _Record(raw, self.at, size, zlib.crc32(content) if isinstance(content, bytes) else None, len(self.data))
         length = _LOCAL.size + len(raw) + len(record.extra())

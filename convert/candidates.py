@@ -276,4 +276,4 @@ def _key(key: Any) -> str:
             return key.decode("latin-1")
     if isinstance(key, (bool, int, type(None))):
         return str(key) if not isinstance(key, int) or key.bit_length() < 4096 else hex(key)
-    raise CorruptCheckpoint(f"tensor under a key of type {type(key).__name__}, which is no name")
+    raise CorruptCheckpoint(f"tensor under key {key!r:.80} of type {type(key).__name__}, which is no name")

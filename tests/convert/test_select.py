@@ -152,6 +152,8 @@ def test_names_that_collide_are_refused_naming_both(tmp_path: Path) -> None:
         chosen(tmp_path, {1: torch.ones(1), "1": torch.ones(1)})
     with pytest.raises(CorruptCheckpoint, match=r"'a\.b'"):
         chosen(tmp_path, {"a.b": torch.ones(1), "a": {"b": torch.ones(1)}, "c.weight": torch.ones(1)})
+    with pytest.raises(CorruptCheckpoint, match=r"key \('a', 1\) of type tuple, which is no name"):
+        chosen(tmp_path, {("a", 1): torch.ones(1), "w": torch.ones(1)})
     with pytest.raises(CorruptCheckpoint, match=r"'a\.b'"):  # however many tensors stand on either side
         chosen(tmp_path, {"a.b": torch.ones(1), "a": {"b": torch.ones(1), "weight": torch.ones(2)}})
 

@@ -85,7 +85,9 @@ def _spell(key: str, tensor: AnyTensor, dtypes: frozenset[str], result: Expanded
         kind, components, attributes = "plain", {"data": tensor}, {}
     spelled: dict[str, Any] = {}
     for name, component in components.items():
-        stored = _free(f"{key}.{name}", taken, result.tensors)
+        # A subclass with nothing but its values stays under its own name, where any loader looks for it.
+        own = kind == "subclass" and list(components) == ["data"] and component.dtype.name in dtypes
+        stored = key if own else _free(f"{key}.{name}", taken, result.tensors)
         entry: dict[str, Any] = {"key": stored}
         if component.dtype.name not in dtypes:
             entry["dtype"] = component.dtype.name
@@ -171,10 +173,11 @@ def rebuild(stored: Mapping[str, TensorView], description: str) -> Ordered:
     said = _parsed(description)
     tensors: dict[str, AnyTensor] = dict(stored)
     for key, entry in _entries(said, "composites"):
-        if key in stored:
+        assembled = _assembled(key, entry, stored)
+        if key in stored and all(c["key"] != key for c in entry["components"].values()):
             raise CorruptCheckpoint(f"metadata {DESCRIPTION} describes {key!r:.120}, which is also a stored tensor")
-        tensors[key] = _assembled(key, entry, stored)
-    used = {c["key"] for _, entry in _entries(said, "composites") for c in entry["components"].values()}
+        tensors[key] = assembled
+    used = {c["key"] for key, entry in _entries(said, "composites") for c in entry["components"].values() if c["key"] != key}
     for name in used:
         tensors.pop(name, None)
     for key, kept in _entries(said, "aliases"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import convert
 from tests.convert.test_roundtrip import same
@@ -153,6 +154,7 @@ def test_a_subclass_gives_its_values_and_says_what_it_was(tmp_path: Path) -> Non
     torch.save({"a.weight": values.as_subclass(Named), "b.weight": values}, tmp_path / "in.pth")
     there = convert.convert(tmp_path / "in.pth", to="safetensors")
     assert there.outputs[0].composites == {"a.weight": "subclass"}
+    assert set(load_file(tmp_path / "in.safetensors")) == {"a.weight", "b.weight"}, "any loader finds it under its own name"
     back = convert.convert(tmp_path / "in.safetensors", to="pth", out=tmp_path / "back.pth")
     assert torch.equal(torch.load(tmp_path / "back.pth", weights_only=True)["a.weight"], values)
     assert any("Named" in note and "plain tensor" in note for note in back.notes)

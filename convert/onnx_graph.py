@@ -8,6 +8,7 @@ weights' values are not in the result: they go from the checkpoint to the file.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import re
 import time
@@ -102,7 +103,9 @@ def _export(
     with _timed(seconds, "eager run"), torch.no_grad():
         sample = make(specs, 0, [(NATURAL, EXAMPLE_BATCH if batched(specs[0]) else 1)])[0]
         arguments = tuple(TorchRunner(module).tensors(sample.arrays))
-        outputs = [_identifier(name) for name, _ in flat(module(*arguments))]
+        # On a twin with the same tensors: some models keep what they compute (timm's attention biases), and would export it as constants.
+        twin = copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+        outputs = [_identifier(name) for name, _ in flat(twin(*arguments))]
     inputs = _input_names(module, len(specs))
     with _timed(seconds, "export"), _quiet(), torch.no_grad():
         call = _dynamo if exporter == DYNAMO else _torchscript

@@ -63,7 +63,8 @@ class ZipDirectory:
     @classmethod
     def of(cls, file: SourceFile) -> ZipDirectory:
         """The directory of ``file``, which a sniff may have read already."""
-        found, file.archive = getattr(file, "archive", None), None  # taken once: a file and its directory must not hold each other
+        # Taken once: a file and its directory must not hold each other.
+        found, file.archive = getattr(file, "archive", None), None
         return found if isinstance(found, cls) else cls(file)
 
     # -- the directory -------------------------------------------------------------------------------------------------------------
@@ -201,7 +202,9 @@ class ZipDirectory:
             raise self._corrupt(f"has member {name!r:.100} that is no plain file")
         if member.flags & 0x2041:
             raise UnknownFormat(
-                f"is a ZIP archive with a password (member {name!r:.100})", path=self.file.path, hint="unpack it with its password first"
+                f"is a ZIP archive with a password (member {name!r:.100})",
+                path=self.file.path,
+                hint="unpack it with its password first",
             )
         if member.method == STORED:
             if member.packed != member.size:

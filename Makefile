@@ -37,6 +37,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 test: $(READY) ## every test; ARGS="-k tar -x" goes to pytest, WORKERS=0 runs in one process
+	@$(BIN)/python -m tests.parts
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 property: $(READY) ## random checkpoints by every lossless route, judged by torch; N=10000, SEED=0

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from convert import packed_params
 from convert.modules import module_fields, state_dict_of
 from formats.core.checkpoint import Checkpoint, Ordered, Record, StateDict
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
+from formats.core.record import record
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 
 # Names, in lower case, that a part of a checkpoint is known by when it is not the model.
@@ -38,7 +38,7 @@ _WEIGHT_LIKE = re.compile(r"\.|^(?:weight|bias|kernel|w|b|weights?_\w+|bias_\w+|
 BY_NAME = "tensors by name"
 
 
-@dataclass
+@record
 class Candidate:
     """One place in the tree that may be the model: dotted ``path`` ("" is the root), size in tensors and bytes."""
 
@@ -47,7 +47,7 @@ class Candidate:
     tensors: int
     nbytes: int
     why: str
-    node: Any = field(repr=False, default=None)
+    node: Any = None
     role: str = "model"  # or "ema"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from convert.job import DTYPES, Job
@@ -12,6 +11,7 @@ from formats.core.checkpoint import StateDict
 from formats.core.dequantize import dequantized
 from formats.core.dtype import BY_NAME, DType
 from formats.core.errors import CheckpointError
+from formats.core.record import made, record
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 
 WORST = 5  # tensors that are named
@@ -22,19 +22,19 @@ _VALUES = {
 }  # fmt: skip
 
 
-@dataclass(slots=True)
+@record
 class Casting:
     """What was asked for, applied to one model; the counts are there once its bytes have been written."""
 
     dtype: DType | None
     dequantize: bool
-    cast: dict[str, Tally] = field(default_factory=dict)
-    sources: dict[str, int] = field(default_factory=dict)  # dtype that was → how many tensors
+    cast: dict[str, Tally] = made(factory=dict)
+    sources: dict[str, int] = made(factory=dict)  # dtype that was → how many tensors
     numel: int = 0
-    dequantized: list[str] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)  # key → why a floating tensor was not cast
-    _made: dict[Any, AnyTensor] = field(default_factory=dict)
-    _kept: list[Any] = field(default_factory=list)  # ids are keys: nothing may be freed while they are
+    dequantized: list[str] = made(factory=list)
+    left: dict[str, str] = made(factory=dict)  # key → why a floating tensor was not cast
+    _made: dict[Any, AnyTensor] = made(factory=dict)
+    _kept: list[Any] = made(factory=list)  # ids are keys: nothing may be freed while they are
 
     @classmethod
     def of(cls, job: Job) -> Casting | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from formats.core.record import record
 
 LEVELS = ("none", "bytes", "run")
 KEEPS = ("none", "all")
@@ -14,7 +15,7 @@ DTYPES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class KeyOptions:
     """Which keys are written and how they are named; applied in the order of these fields, ``reverse`` and ``like`` aside."""
 
@@ -30,7 +31,7 @@ class KeyOptions:
     into: str | None = None  # the checkpoint that is warm-started
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class RunOptions:
     """How a model is made to run, and what is done with it: the program, its inputs, the export. Empty fields leave it to us."""
 
@@ -52,7 +53,7 @@ class RunOptions:
     html: str | None = None  # a page about the check
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Job:
     """One call of ``convert SOURCE… --to TARGET``. ``keep`` None means whatever the target can hold."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +79,7 @@ def _request(checkpoint: Checkpoint, choice: Choice, source: Original, job: Job,
     arch = source.program.source if source.program.kind in ("arch", "identified") else options.arch
     arguments = {
         "path": str(checkpoint.path), "select": choice.path or ".", "name": choice.name, "ema": job.ema, "strip": job.strip,
-        "options": asdict(options) | {"arch": arch, "golden": None, "inputs": inputs, "batches": (), "disabled": ()},
+        "options": vars(options) | {"arch": arch, "golden": None, "inputs": inputs, "batches": (), "disabled": ()},
     }  # fmt: skip
     # An exported program has the batch size of its example: another could not be proved by running.
     dynamic = options.dynamic and source.program.kind != "exported"

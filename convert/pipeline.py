@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from formats.core import sparse
 from formats.core.checkpoint import Checkpoint
 from formats.core.errors import CheckpointError, OutputError, SystemIOError, UsageError
 from formats.core.protocol import Format
+from formats.core.record import changed
 
 if TYPE_CHECKING:
     from convert.reshape import Reshaping
@@ -174,7 +174,7 @@ def _planned(checkpoint: Checkpoint, base: Path, job: Job, result: Result, keys:
 
     writer = registry.writer(job.to, job.writer_options())
     if job.keys is not None and job.keys.into is not None:
-        job = replace(job, keep="none")  # what stands beside the pretrained weights is not the new model's
+        job = changed(job, keep="none")  # what stands beside the pretrained weights is not the new model's
     as_it_was = keys is None and job.dtype is None and not job.dequantize
     if as_it_was and (job.keep == "all" or (writer.CAPABILITIES.extras and job.keep != "none")):
         from convert.rest import restored

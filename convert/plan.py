@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from formats.core.composites import DESCRIPTION, REST, Expanded, expand
 from formats.core.errors import Unsupported
 from formats.core.layout import Layout
 from formats.core.protocol import Capabilities
+from formats.core.record import record
 from formats.core.tensor import CompositeTensor
 from formats.core.ties import tied
 
@@ -27,7 +27,7 @@ PROVENANCE = "ckpt_convert"  # metadata key: where the weights came from, as JSO
 MODEL_KEY = "state_dict"  # under which a container of more than weights keeps them
 
 
-@dataclass(slots=True)
+@record
 class Planned:
     """One output with everything that it takes to write it."""
 
@@ -35,7 +35,7 @@ class Planned:
     layouts: list[Layout]
 
 
-@dataclass(slots=True)
+@record
 class Plan:
     """All outputs of one source, and what of the source is in none of them."""
 

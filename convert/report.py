@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert.text import count, shown, size
 from formats.core.errors import CheckpointError
+from formats.core.record import made, record
 
 if TYPE_CHECKING:
     from convert.casting import Casting
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 INTERNAL = 69  # exit code of a fault of the program itself: the tool cannot
 
 
-@dataclass(slots=True)
+@record
 class Failure:
     """Why something ended: the exit code, the kind of error, and its one line in parts."""
 
@@ -45,7 +45,7 @@ class Failure:
         return _filled({"exit": self.exit, "kind": self.kind, "what": self.what, "path": self.path, "hint": self.hint})
 
 
-@dataclass(slots=True)
+@record
 class Left:
     """Something of the source that is not in the output. ``nbytes`` counts tensor bytes."""
 
@@ -62,7 +62,7 @@ class Left:
         return {"path": self.path, "tensors": self.tensors, "bytes": self.nbytes, "summary": self.summary}
 
 
-@dataclass(slots=True)
+@record
 class Output:
     """One model and the file that it goes to. ``nbytes`` is the file's size, ``tensor_bytes`` its tensors'."""
 
@@ -73,15 +73,15 @@ class Output:
     tensors: int
     tensor_bytes: int
     stripped: str | None = None
-    aliases: dict[str, str] = field(default_factory=dict)  # tied keys that are written under another
-    duplicates: dict[str, str] = field(default_factory=dict)  # tied keys that are written in full beside another
-    composites: dict[str, str] = field(default_factory=dict)  # key → kind, where spelled as several plain tensors
-    extras: list[str] = field(default_factory=list)  # what travels beside the model
-    files: list[tuple[Path, int]] = field(default_factory=list)
+    aliases: dict[str, str] = made(factory=dict)  # tied keys that are written under another
+    duplicates: dict[str, str] = made(factory=dict)  # tied keys that are written in full beside another
+    composites: dict[str, str] = made(factory=dict)  # key → kind, where spelled as several plain tensors
+    extras: list[str] = made(factory=list)  # what travels beside the model
+    files: list[tuple[Path, int]] = made(factory=list)
     verified: str = "none"
-    parity: dict[str, Any] = field(default_factory=dict)  # what running both models found
-    keys: dict[str, Any] = field(default_factory=dict)  # what became of the keys, where something was asked for
-    remarks: list[str] = field(default_factory=list)  # the same for people
+    parity: dict[str, Any] = made(factory=dict)  # what running both models found
+    keys: dict[str, Any] = made(factory=dict)  # what became of the keys, where something was asked for
+    remarks: list[str] = made(factory=list)  # the same for people
     casting: Casting | None = None  # of what was cast; its counts are there once the output is written
     written: bool = False
 
@@ -136,7 +136,7 @@ class Output:
         return lines
 
 
-@dataclass(slots=True)
+@record
 class Result:
     """What became of one source."""
 
@@ -145,9 +145,9 @@ class Result:
     format: str | None = None
     title: str | None = None
     nbytes: int | None = None
-    outputs: list[Output] = field(default_factory=list)
-    dropped: list[Left] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    outputs: list[Output] = made(factory=list)
+    dropped: list[Left] = made(factory=list)
+    notes: list[str] = made(factory=list)
     failure: Failure | None = None
 
     @property
@@ -181,11 +181,11 @@ class Result:
         return lines
 
 
-@dataclass(slots=True)
+@record
 class Report:
     """What became of all sources of one call."""
 
-    results: list[Result] = field(default_factory=list)
+    results: list[Result] = made(factory=list)
     failure: Failure | None = None  # of the call itself
 
     @property

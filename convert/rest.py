@@ -8,7 +8,6 @@ every value, type, key order, stride, tie and attribute; see `formats.core.tree_
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from formats.core.errors import CorruptCheckpoint, LimitExceeded, UsageError
 from formats.core.files import SourceFile
 from formats.core.layout import Layout, Literal
 from formats.core.rebuild import TypedStorage
+from formats.core.record import changed
 from formats.core.safetensors_layout import CAPABILITIES, lay_out
 from formats.core.storage import Window
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
@@ -152,7 +152,7 @@ def restored(checkpoint: Checkpoint) -> Checkpoint:
         raise error.with_path(path) from error.__cause__
     model = document.get("model") if isinstance(document.get("model"), str) else None  # where in the tree the weights belong
     files = [*checkpoint.files, *(rest.files if rest else [])]
-    return replace(checkpoint, tree=tree, metadata={**checkpoint.metadata, "rest": {**names, "model": model}}, files=files)
+    return changed(checkpoint, tree=tree, metadata={**checkpoint.metadata, "rest": {**names, "model": model}}, files=files)
 
 
 def _read(path: Path) -> Checkpoint:

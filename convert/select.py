@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from convert.candidates import Candidate, candidates, entries, flatten, is_container, is_optimizer, is_tensor, join
@@ -19,6 +18,7 @@ from convert.modules import module_fields, state_dict_of
 from formats.core.checkpoint import Checkpoint, Global, Ordered, Record, StateDict, walk
 from formats.core.errors import AmbiguousCheckpoint, UnknownFormat, UsageError
 from formats.core.numpy_record import numpy_tensor
+from formats.core.record import made, record
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 from formats.core.ties import identity
 
@@ -28,7 +28,7 @@ _COPY = re.compile(
 )
 
 
-@dataclass
+@record
 class Choice:
     """A model that is taken: ``name`` tells outputs apart ("" for the only one), ``stripped`` is the wrapper's prefix, if any."""
 
@@ -38,11 +38,11 @@ class Choice:
     why: str
     state_dict: StateDict
     stripped: str | None = None
-    notes: list[str] = field(default_factory=list)
-    node: Any = field(repr=False, default=None)
+    notes: list[str] = made(factory=list)
+    node: Any = None
 
 
-@dataclass
+@record
 class Dropped:
     """A part of the checkpoint outside the chosen model."""
 

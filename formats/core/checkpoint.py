@@ -6,11 +6,11 @@ Walking never recurses and goes by identity, because a file may nest 100,000 dee
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from formats.core.files import SourceFile
+from formats.core.record import made, record
 from formats.core.tensor import CompositeTensor, TensorView
 
 
@@ -134,17 +134,17 @@ def walk(tree: Tree) -> Iterator[tuple[tuple[Any, ...], Tree]]:
         stack.extend(reversed(below))
 
 
-@dataclass
+@record
 class Checkpoint:
     """What a reader found: ``tree`` as the file has it, and what else the file says about itself."""
 
     path: Path
     format: str
     tree: Tree
-    globals: dict[str, int] = field(default_factory=dict)  # name → times used as a callable (0: only named)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    files: list[SourceFile] = field(default_factory=list)
+    globals: dict[str, int] = made(factory=dict)  # name → times used as a callable (0: only named)
+    metadata: dict[str, Any] = made(factory=dict)
+    notes: list[str] = made(factory=list)
+    files: list[SourceFile] = made(factory=list)
 
     def tensors(self) -> Iterator[tuple[tuple[Any, ...], TensorView | CompositeTensor]]:
         """Every tensor of the tree with its path of keys, whatever it is for; each object once."""
@@ -163,7 +163,7 @@ class Checkpoint:
         self.close()
 
 
-@dataclass
+@record
 class StateDict:
     """The canonical state dict: tensors by key, in the model's order, and the ``_metadata`` that `state_dict()` attaches."""
 
@@ -171,7 +171,7 @@ class StateDict:
     versions: dict[Any, Any] | None = None
 
 
-@dataclass
+@record
 class Content:
     """What a writer is given: the model, what else travels, and text metadata for containers that have a place for it.
 
@@ -179,6 +179,6 @@ class Content:
     """
 
     model: StateDict
-    extras: dict[Any, Any] = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
+    extras: dict[Any, Any] = made(factory=dict)
+    metadata: dict[str, str] = made(factory=dict)
     tree: Tree = None

@@ -6,11 +6,11 @@ The opcodes that carry no objects of their own are in `unpickle.py`; here is wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from formats.core.checkpoint import Global, Ordered, Record
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
+from formats.core.record import record
 
 PersistentLoad = Callable[[Any], Any]
 
@@ -29,7 +29,7 @@ class Rebuilder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Limits:
     """What one pickle may ask for. Each is checked before anything is allocated."""
 

@@ -12,12 +12,12 @@ import os
 import stat
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from formats.core.errors import CheckpointError, OutputError, ParityFailed, SystemIOError
 from formats.core.files import SourceFile
 from formats.core.layout import Layout
+from formats.core.record import record
 from formats.core.streaming import Observe, check_cover, itinerary, stream
 from formats.core.temporary import TEMPORARY_SUFFIX, Temporary, unlink
 
@@ -25,7 +25,7 @@ from formats.core.temporary import TEMPORARY_SUFFIX, Temporary, unlink
 _PLACE_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 
 
-@dataclass(slots=True)
+@record
 class Written:
     """A finished file: ``crcs`` holds the CRC-32 of each `Data` segment as read back from the file (None where nobody asked)."""
 

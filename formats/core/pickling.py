@@ -8,7 +8,6 @@ CPython's pickler on torch's objects (``torch.Tensor.__reduce_ex__``, ``torch._u
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from formats.core.checkpoint import Global, Latin1, Ordered, Record
@@ -17,6 +16,7 @@ from formats.core.errors import Unsupported
 from formats.core.opcode_writer import LONGEST_LONG, OpcodeWriter, get_opcode
 from formats.core.plain_values import ordered, plain, plain_key
 from formats.core.rebuild import TypedStorage
+from formats.core.record import made, record
 from formats.core.storage_table import Slot, StorageTable
 from formats.core.tensor import CompositeTensor, TensorView, row_major
 
@@ -37,13 +37,13 @@ _SCHEMES = frozenset(
 Frame = Iterator[Any]
 
 
-@dataclass(slots=True)
+@record
 class Pickled:
     """``data`` is the pickle; ``storages`` the records that it refers to, by their keys; ``notes`` what was written otherwise."""
 
     data: bytes
     storages: list[Slot]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = made(factory=list)
 
 
 def pickle_tree(tree: Any, *, locations: bool = False, legacy: bool = False) -> Pickled:

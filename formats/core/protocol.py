@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ from formats.core.checkpoint import Checkpoint, Content
 from formats.core.files import SourceFile
 from formats.core.layout import Layout
 from formats.core.probe import Probe
+from formats.core.record import record
 
 
 class Match(IntEnum):
@@ -56,7 +56,7 @@ class NestingReader(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Capabilities:
     """What a target can hold; the planner is the only one who decides by it."""
 
@@ -79,7 +79,7 @@ class Writer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@record(frozen=True)
 class Format:
     """One row of the registry."""
 
@@ -95,5 +95,5 @@ class Format:
     files: bool = True  # its sniff wants files
     folders: bool = False  # … and folders
     nests: bool = False  # it holds other checkpoints: a `NestingReader`
-    targets: tuple[str, ...] = field(default=())  # names under which `--to` finds the writer
+    targets: tuple[str, ...] = ()  # names under which `--to` finds the writer
     option: str = ""  # it writes its targets only where this option is given; another row has them otherwise

@@ -8,7 +8,6 @@ run without Python's lock).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
@@ -16,6 +15,7 @@ from formats.core.files import PIECE, SourceFile
 from formats.core.layout import Data, Layout
 from formats.core.positioned import read_at, write_at
 from formats.core.readback import NO_DATA, Part, ReadBack
+from formats.core.record import record
 from formats.core.storage import Storage, plain_span
 
 Observe = Callable[[int, int], None]
@@ -25,7 +25,7 @@ GATHERED = 4 << 20  # bytes of small segments held at once
 GAP = 4 << 10  # bytes: segments this near to each other are written in one go, what is between them being read first
 
 
-@dataclass(slots=True)
+@record
 class Itinerary:
     """The data segments that hold bytes, as indices in the order in which the sources hold them, and the files they come from."""
 

@@ -1,0 +1,61 @@
+"""Where trees lie: the one seam between a migration and its storage.
+
+A migration asks its source for entries and its destination for four things; everything else (planning, journal, workers, report) goes
+by the names, sizes and times that these give. A remote tree is another `Tree`, a remote destination another `Store`, chosen by
+`convert.zoo.run.tree_of` and `store_of`; inside a worker, `convert.zoo.work.perform` opens ``task["source"]`` (a path, or a name that
+`formats.registry.open` takes) and writes below ``task["folder"]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(slots=True)
+class Entry:
+    """One thing of a tree that may be a checkpoint. ``name`` is its place below the root, with "/"; ``where`` is what opens it.
+
+    ``kind`` is ``file``, ``folder`` (all of it is one checkpoint) or ``index`` (a file whose ``members`` lie beside it). Size in bytes
+    and modification time in ns: of a file its own, else the sum and the latest of all parts.
+    """
+
+    name: str
+    where: str
+    size: int
+    mtime_ns: int
+    kind: str = "file"
+    members: list[str] = field(default_factory=list)  # names of the parts, where there are any
+
+
+class Tree(Protocol):
+    """A source: what is in it."""
+
+    root: str
+
+    def entries(self, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Entry]:
+        """Every file, folder checkpoint and index, in a fixed order; parts of a checkpoint are not listed beside it."""
+        ...
+
+
+class Store(Protocol):
+    """A destination: what a driver asks of it. Names are places below its root, with "/"."""
+
+    root: str
+
+    def state(self, name: str) -> tuple[int, int] | None:
+        """(size in bytes, modification time in ns) of a finished file; None where there is none."""
+        ...
+
+    def sync(self) -> None:
+        """Return once everything that was finished before is durable. Raises `OSError` where it is not."""
+        ...
+
+    def free(self) -> int | None:
+        """Bytes that can still be written; None where nobody can say."""
+        ...
+
+    def sweep(self) -> int:
+        """Remove what an interrupted run has left half-written; how many files."""
+        ...

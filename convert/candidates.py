@@ -5,7 +5,6 @@ What is an optimizer by its shape, or a scheduler, a loss, random state or setti
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,16 +12,17 @@ from convert import packed_params
 from convert.modules import module_fields, state_dict_of
 from formats.core.checkpoint import Checkpoint, Ordered, Record, StateDict
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
+from formats.core.pattern import pattern
 from formats.core.record import record
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 
 # Names, in lower case, that a part of a checkpoint is known by when it is not the model.
-_NOT_MODEL = re.compile(
+_NOT_MODEL = pattern(
     r"(?:^|[_\-/ ])(?:optim\w*|opt|opts|sched\w*|scaler|grad_?scaler|amp|apex|rng|random|criterion|loss\w*|metric\w*|meter\w*|"
     r"callbacks?|loops?|hyper\w*|hparams|args?|cfg|config\w*|settings|history|hist|logs?|stats|loader|sampler|dataset|"
     r"constants)(?:$|[_\-/ ])|^lr$"
 )
-EMA = re.compile(r"(?:^|[_\-. ])(?:ema\d*|averaged?|avg|swa|shadow|polyak)(?:$|[_\-. ])")
+EMA = pattern(r"(?:^|[_\-. ])(?:ema\d*|averaged?|avg|swa|shadow|polyak)(?:$|[_\-. ])")
 MAX_CONTAINERS = 300_000  # visited for one state dict; containers shared many times over multiply
 # What optimizers keep for each parameter (torch.optim, and apex and fairseq beside it).
 _MOMENTS = frozenset(
@@ -32,7 +32,7 @@ _MOMENTS = frozenset(
         *("exp_avg_sq_row", "exp_avg_sq_col"),
     ]
 )
-_WEIGHT_LIKE = re.compile(r"\.|^(?:weight|bias|kernel|w|b|weights?_\w+|bias_\w+|running_(?:mean|var)|embedding\w*)\d*$")
+_WEIGHT_LIKE = pattern(r"^(?:weight|bias|kernel|w|b|weights?_\w+|bias_\w+|running_(?:mean|var)|embedding\w*)\d*$")
 
 
 BY_NAME = "tensors by name"
@@ -107,9 +107,7 @@ def is_optimizer(node: Any) -> bool:
     names: Any = node if isinstance(node, dict) else node.fields if type(node) is Record else ()
     if "param_groups" in names:
         return True
-    if isinstance(node, dict) and node and all(isinstance(k, str) for k in node):
-        return _MOMENTS.issuperset(node)
-    return False
+    return isinstance(node, dict) and bool(node) and _MOMENTS.issuperset(node)
 
 
 def candidates(checkpoint: Checkpoint) -> list[Candidate]:
@@ -126,7 +124,7 @@ def candidates(checkpoint: Checkpoint) -> list[Candidate]:
         if len(best) != 1 or (everything and everything[0].tensors > best[0].tensors):
             best = everything or best
     for candidate in best:
-        if EMA.search(candidate.path.lower()):
+        if candidate.path and EMA.search(candidate.path.lower()):
             candidate.role = "ema"
     return best
 
@@ -169,7 +167,7 @@ def _judge(path: str, node: Any, results: dict[int, list[Candidate]]) -> list[Ca
         if type(child) is TensorView or type(child) is CompositeTensor:
             direct += 1
             nbytes += child.nbytes
-            weighty += isinstance(name, str) and _WEIGHT_LIKE.search(name) is not None
+            weighty += isinstance(name, str) and ("." in name or _WEIGHT_LIKE.search(name) is not None)
         elif id(child) in results and id(child) not in taken:
             taken.add(id(child))
             below.extend(results[id(child)])

@@ -14,14 +14,15 @@ from convert.plan import Plan, plan
 from convert.progress import steps
 from convert.report import Failure, Report, Result
 from formats import registry
-from formats.core import sparse
 from formats.core.checkpoint import Checkpoint
 from formats.core.errors import CheckpointError, OutputError, SystemIOError, UsageError
 from formats.core.protocol import Format
 from formats.core.record import changed
+from formats.core.tensor import CompositeTensor
 
 if TYPE_CHECKING:
     from convert.reshape import Reshaping
+    from convert.select import Choice
 
 
 def run(job: Job) -> Report:
@@ -183,14 +184,22 @@ def _planned(checkpoint: Checkpoint, base: Path, job: Job, result: Result, keys:
     _retie(checkpoint)
     wanted = job.select if job.select is not None else checkpoint.metadata.get("rest", {}).get("model")
     choices = select.choose(checkpoint, select=wanted, ema=job.ema, strip=job.strip)
-    for choice in choices:
-        sparse.check(choice.state_dict.tensors)
+    _check_sparse(choices)
     dropped = select.dropped(checkpoint, choices)
     planned = plan(checkpoint, choices, dropped, writer, base, job, keys)
     result.outputs = [one.output for one in planned.outputs]
     result.dropped = planned.dropped
     result.notes = planned.notes
     return planned
+
+
+def _check_sparse(choices: list[Choice]) -> None:
+    """Indices of sparse tensors are looked at before anything is written; most models have none."""
+    for choice in choices:
+        if any(type(tensor) is CompositeTensor for tensor in choice.state_dict.tensors.values()):
+            from formats.core import sparse
+
+            sparse.check(choice.state_dict.tensors)
 
 
 def _retie(checkpoint: Checkpoint) -> None:

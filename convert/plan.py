@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convert import __version__, extras, naming
-from convert.casting import Casting
+from convert import __version__, naming
 from convert.job import Job
 from convert.report import Left, Output
 from formats.core.checkpoint import Checkpoint, Content, StateDict
@@ -20,6 +19,7 @@ from formats.core.tensor import CompositeTensor
 from formats.core.ties import tied
 
 if TYPE_CHECKING:
+    from convert.casting import Casting
     from convert.reshape import Reshaping
     from convert.select import Choice, Dropped
 
@@ -64,7 +64,7 @@ def plan(
     foreign = _foreign_metadata(checkpoint, capabilities, made)
     for choice in choices:
         model, change = (choice.state_dict, None) if keys is None else keys.apply(choice.state_dict)
-        casting = Casting.of(job) if job.dtype or job.dequantize else None
+        casting = _casting(job)
         if casting is not None:
             model = casting.apply(model)
         expanded = _fitted(model, capabilities, job)
@@ -119,6 +119,14 @@ def plan(
     return made
 
 
+def _casting(job: Job) -> Casting | None:
+    if job.dtype is None and not job.dequantize:
+        return None
+    from convert.casting import Casting
+
+    return Casting.of(job)
+
+
 def _fitted(model: StateDict, capabilities: Capabilities, job: Job) -> Expanded:
     """``model`` as the target can hold it, with what gives the original back."""
     target = job.to
@@ -168,6 +176,8 @@ def _beside(checkpoint: Checkpoint, choices: list[Choice], capabilities: Capabil
         if job.keep == "all":
             raise Unsupported(f"--keep all with {len(choices)} models is not clear", hint="--select names one of them")
         return {}
+    from convert import extras
+
     kept: dict[Any, Any] = {}
     taken = {id(tensor) for tensor in choices[0].state_dict.tensors.values()}
     for key, value in extras.beside(checkpoint.tree, choices[0].node, taken).items():

@@ -8,7 +8,6 @@ beside it only when asked for; candidates for different models are all taken, ea
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +16,12 @@ from convert.keys import strip_wrappers
 from convert.modules import module_fields, state_dict_of
 from formats.core.checkpoint import Checkpoint, Global, Ordered, Record, StateDict, walk
 from formats.core.errors import AmbiguousCheckpoint, UnknownFormat, UsageError
-from formats.core.numpy_record import numpy_tensor
+from formats.core.pattern import pattern
 from formats.core.record import made, record
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 from formats.core.ties import identity
 
-_COPY = re.compile(
+_COPY = pattern(
     r"(?:^|[_\-. ])(?:best|last|latest|final|init|initial|prev|previous|old|backup|teacher|student|target|online|momentum|"
     r"epoch\d*|step\d*|iter\d*|k|q|key|query)(?:$|[_\-. ])"
 )
@@ -212,6 +211,8 @@ def _describe(path: str, node: Any) -> Dropped:
     if is_optimizer(node):
         summary = "optimizer state"
     elif type(node) is Record:
+        from formats.core.numpy_record import numpy_tensor
+
         array = numpy_tensor(node)
         summary = f"{node.name} {array.dtype.name} {list(array.shape)}" if array is not None else node.name
     elif isinstance(node, (dict, list, tuple, set, frozenset)):

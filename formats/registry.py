@@ -53,9 +53,12 @@ ROWS: tuple[Format, ...] = (
         members=frozenset({"archive_format", "serialized_exported_program.json"}),
     ),
     Format("folder", "folder that once was a ZIP checkpoint", "formats.folder", files=False, folders=True),
-    Format("torch-tar", "torch.save, TAR (torch ≤ 0.1.9)", "formats.torch_tar", members=frozenset({"storages", "tensors"})),
+    Format("torch-tar", "torch.save, TAR (torch ≤ 0.1.9)", "formats.torch_tar", heads=(b"ustar",), at=257,
+        members=frozenset({"storages", "tensors"}),
+    ),
     Format(
-        "safetensors", "safetensors", "formats.safetensors", suffixes=(".safetensors",), writes=True, targets=("safetensors",)
+        "safetensors", "safetensors", "formats.safetensors", suffixes=(".safetensors",), heads=(b"{",), at=8, writes=True,
+        targets=("safetensors",),
     ),
     Format("torch-save", "torch.save, ZIP container", "formats.torch_save", (".pth",), reads=False, writes=True, targets=("pth",)),
     Format("pth-tar", "training checkpoint", "formats.pth_tar", (".pth.tar",), reads=False, writes=True, targets=("pth.tar",)),
@@ -63,7 +66,7 @@ ROWS: tuple[Format, ...] = (
         "sharded", "sharded model (index of safetensors or .bin)", "formats.sharded", (".safetensors.index.json", ".bin.index.json"),
         heads=(b"{", b" ", b"\n", b"\r", b"\t"), folders=True, nests=True, writes=True, targets=("safetensors",), option="max_shard_size",
     ),
-    Format("wrapped", "archive around checkpoints (zip, tar, gz, bz2, xz, zst)", "formats.wrapped", nests=True),
+    Format("wrapped", "archive around checkpoints (zip, tar, gz, bz2, xz, zst)", "formats.wrapped", nests=True, surest=Match.CONTAINER),
     Format("torch-distributed", "torch.distributed.checkpoint folder", "formats.distributed", files=False, folders=True, nests=True),
     Format("deepspeed", "DeepSpeed ZeRO folder (stages 1, 2, 3)", "formats.deepspeed", files=False, folders=True, nests=True),
     Format("onnx", "ONNX model: its initializers", "formats.onnx", heads=(b"\x08",)),
@@ -75,7 +78,7 @@ ROWS: tuple[Format, ...] = (
         "torch-legacy-save", "torch.save, legacy pickle", "formats.torch_legacy_save", (".pth",), reads=False, writes=True,
         targets=("pth",), option="legacy",
     ),
-    Format("npz", "NumPy .npz", "formats.npz", heads=_ZIP),
+    Format("npz", "NumPy .npz", "formats.npz", heads=_ZIP, members=frozenset({".npy"})),
     Format("npz-save", "NumPy .npz", "formats.npz_save", (".npz",), reads=False, writes=True, targets=("npz",)),
 )  # fmt: skip
 
@@ -136,9 +139,9 @@ def suffixes() -> list[str]:
 def _matches(rows: Iterator[Format], probe: Probe) -> list[tuple[Match, Format]]:
     found = []
     for row in rows:
-        if not (row.folders if probe.folder else row.files and (not row.heads or probe.head.startswith(row.heads))):
+        if not (row.folders if probe.folder else row.files and _begins(row, probe)):
             continue
-        if row.members and not probe.folder and row.members.isdisjoint(probe.member_names):
+        if row.members and not probe.folder and not probe.has_member(row.members):
             continue
         module: ModuleType = load(row)
         match = module.sniff(probe)
@@ -147,9 +150,16 @@ def _matches(rows: Iterator[Format], probe: Probe) -> list[tuple[Match, Format]]
     return found
 
 
+def _begins(row: Format, probe: Probe) -> bool:
+    return not row.heads or probe.head.startswith(row.heads, row.at) or probe.path.name.endswith(row.suffixes or ("\0",))
+
+
 def detect(probe: Probe) -> Format:
     """The one row whose reader is surest. Raises `UnknownFormat` where none is, `AmbiguousCheckpoint` where two are equally sure."""
-    found = _matches((row for row in ROWS if row.reads), probe)
+    own = [row for row in ROWS if row.reads]
+    found = _matches((row for row in own if row.surest is Match.CERTAIN), probe)
+    if not found or max(found, key=lambda m: m[0])[0] < Match.CERTAIN:
+        found += _matches((row for row in own if row.surest is not Match.CERTAIN), probe)
     if not found or max(found, key=lambda m: m[0])[0] < Match.CERTAIN:
         found += _matches((row for row in plugins() if row.reads), probe)
     if not found:

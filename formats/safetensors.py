@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from formats.core.checkpoint import Checkpoint, Content
 from formats.core.composites import DESCRIPTION, rebuild, recorded_ties
@@ -18,10 +18,12 @@ from formats.core.files import SourceFile
 from formats.core.layout import Layout
 from formats.core.probe import Probe
 from formats.core.protocol import Match
-from formats.core.safetensors_header import Header
 from formats.core.safetensors_layout import CAPABILITIES, MAX_HEADER, lay_out
 from formats.core.storage import FileSpan
 from formats.core.tensor import MAX_DIMS, TensorView
+
+if TYPE_CHECKING:
+    from formats.core.safetensors_header import Header
 
 _WITHOUT_TORCH = frozenset({"F6_E2M3", "F6_E3M2"})
 
@@ -53,6 +55,8 @@ def read_file(file: SourceFile) -> Checkpoint:
         raise LimitExceeded(f"safetensors header of {length} bytes, at most {MAX_HEADER} are allowed", path=file.path)
     if length + 8 > file.size:
         raise CorruptCheckpoint(f"safetensors header of {length} bytes in a file of {file.size}", path=file.path)
+    from formats.core.safetensors_header import Header
+
     header = Header(file.read(8, length))
     header.parse()
     start = 8 + length

@@ -32,7 +32,7 @@ def sniff(probe: Probe) -> Match:
 
 def find_root(archive: ZipDirectory) -> str | None:
     """The folder that ``data.pkl`` is in, with its slash; None where no member has that name or two do."""
-    found = [name[: -len("data.pkl")] for name in archive.members if name == "data.pkl" or name.endswith("/data.pkl")]
+    found = [name[: -len("data.pkl")] for name in archive.landmarks if name == "data.pkl" or name.endswith("/data.pkl")]
     return found[0] if len(found) == 1 else None
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from formats.core.errors import CheckpointError
 from formats.core.files import SourceFile
-from formats.core.tar import TarDirectory
 from formats.core.zip import ZipDirectory
+
+if TYPE_CHECKING:
+    from formats.core.tar import TarDirectory
 
 HEAD = 4096
 
@@ -54,6 +57,8 @@ class Probe:
         """The members of a TAR, or None where the content is no readable TAR (see `tar_error`)."""
         if self._file is None or self.head[257:262] != b"ustar":
             return None
+        from formats.core.tar import TarDirectory
+
         try:
             return TarDirectory(self._file)
         except CheckpointError as error:
@@ -64,9 +69,20 @@ class Probe:
 
     @cached_property
     def member_names(self) -> frozenset[str]:
-        """The names of all members of the ZIP or TAR, without their folders; empty where it is neither."""
-        archive = self.zip or self.tar
-        return frozenset() if archive is None else frozenset(name.rpartition("/")[2] for name in archive.members)
+        """The names of members of the ZIP or TAR, without their folders; empty where it is neither.
+
+        Of a ZIP those that end in a digit are left out: storages, perhaps 100,000 of them, and no format is known by one.
+        """
+        archive = self.zip
+        names = archive.landmarks if archive is not None else self.tar.members if self.tar else ()
+        return frozenset(name.rpartition("/")[2] for name in names)
+
+    def has_member(self, names: frozenset[str]) -> bool:
+        """Whether some member has one of ``names``, or ends in one that begins with a dot (``.npy``)."""
+        if not names.isdisjoint(self.member_names):
+            return True
+        endings = tuple(name for name in names if name.startswith("."))
+        return bool(endings) and any(name.endswith(endings) for name in self.member_names)
 
     def close(self) -> None:
         if self._file is not None and self._owned:

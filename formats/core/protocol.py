@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from enum import IntEnum
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from formats.core.checkpoint import Checkpoint, Content
-from formats.core.files import SourceFile
-from formats.core.layout import Layout
-from formats.core.probe import Probe
 from formats.core.record import record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from formats.core.checkpoint import Checkpoint, Content
+    from formats.core.files import SourceFile
+    from formats.core.layout import Layout
+    from formats.core.probe import Probe
 
 
 class Match(IntEnum):
@@ -43,7 +46,7 @@ class FileReader(Reader, Protocol):
         ...
 
 
-Open = Callable[[Path | SourceFile], Checkpoint]  # `formats.registry.open`, for what is inside
+Open: TypeAlias = "Callable[[Path | SourceFile], Checkpoint]"  # `formats.registry.open`, for what is inside
 
 
 class NestingReader(Protocol):
@@ -89,9 +92,12 @@ class Format:
     suffixes: tuple[str, ...] = ()
     reads: bool = True
     writes: bool = False
-    heads: tuple[bytes, ...] = ()  # a reader is imported only for files that begin with one of these (none: always)
-    # … and, of archives, only for those with a member of one of these names, whatever folder it is in
+    # A reader is imported only for files that have one of these at byte ``at`` (none: always), or one of its suffixes …
+    heads: tuple[bytes, ...] = ()
+    at: int = 0
+    # … and, of archives, only for those with a member of one of these names or endings, whatever folder it is in.
     members: frozenset[str] = frozenset()
+    surest: Match = Match.CERTAIN  # what its sniff can answer at most: one that is never certain is asked when nobody else is
     files: bool = True  # its sniff wants files
     folders: bool = False  # … and folders
     nests: bool = False  # it holds other checkpoints: a `NestingReader`

@@ -106,6 +106,6 @@ def _repr(self: Any) -> str:
     """Scalars as they are, of everything else the type: a field may hold the tree of a file."""
     shown = [
         f"{name}={value!r:.80}" if isinstance(value, (str, int, float, bytes, type(None))) else f"{name}=<{type(value).__name__}>"
-        for name, value in self.__dict__.items()
+        for name, value in zip(type(self).__match_args__, _values(self), strict=True)
     ]
     return f"{type(self).__name__}({', '.join(shown)})"

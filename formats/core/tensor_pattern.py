@@ -15,6 +15,8 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
+from formats.core.pattern import pattern
+
 NAME = "torch._utils._rebuild_tensor_v2"
 
 
@@ -32,7 +34,7 @@ _GET = rb"(?:h.|j.{4})"
 _PUT = rb"(?:q.|r.{4})"
 _INT = rb"(?:K.|M..|J.{4})"
 _TUPLE = rb"(\)|%b\x85|%b{2}\x86|%b{3}\x87|\(%b{4,64}t)(%b)?" % (_INT, _INT, _INT, _INT, _PUT)
-_RUN = re.compile(
+_RUN = pattern(
     rb"\(\((%b%b)" % (_GET, _GET)  # 'storage', storage class
     + rb"(?:X(.)\0\0\0([0-9]{1,20})(%b)|(%b))" % (_PUT, _GET)  # key, written out or used again
     + rb"(%b)(%b)t(%b)Q" % (_GET, _INT, _PUT)  # location, numel
@@ -65,7 +67,7 @@ class Step:
     def __init__(
         self, data: bytes, memo: list[Any], persistent_load: Callable[[Any], Any], rebuild: Callable[[tuple[Any, ...]], Any]
     ) -> None:
-        self.match_at = _RUN.match
+        self.match_at = _RUN.match  # compiled now
         self.data = data
         self.memo = memo
         self.persistent_load = persistent_load

@@ -12,7 +12,7 @@ import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from formats.core.errors import CorruptCheckpoint, LimitExceeded, UnknownFormat, Unsupported
 from formats.core.files import PIECE, SourceFile
@@ -31,19 +31,37 @@ STORED, DEFLATED = 0, 8
 _METHODS = {1: "shrunk", 9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "zstd", 95: "xz", 99: "AES encryption"}
 
 
-class Member(NamedTuple):
-    """One entry: ``header`` is the byte offset of its local header, sizes are in bytes, ``mode`` the Unix file mode or 0."""
+class Member:
+    """One entry: ``header`` is the byte offset of its local header, sizes are in bytes, ``mode`` the Unix file mode or 0.
 
-    name: str
-    header: int
-    packed: int
-    size: int
-    crc: int
-    method: int
-    flags: int
-    mode: int
-    raw_name: bytes
-    entry: int  # byte offset in the directory
+    ``entry`` is its byte offset in the directory.
+    """
+
+    __slots__ = ("crc", "entry", "flags", "header", "method", "mode", "name", "packed", "raw_name", "size")
+
+    def __init__(
+        self,
+        name: str,
+        header: int,
+        packed: int,
+        size: int,
+        crc: int,
+        method: int,
+        flags: int,
+        mode: int,
+        raw_name: bytes,
+        entry: int,
+    ) -> None:
+        self.name = name
+        self.header = header
+        self.packed = packed
+        self.size = size
+        self.crc = crc
+        self.method = method
+        self.flags = flags
+        self.mode = mode
+        self.raw_name = raw_name
+        self.entry = entry
 
 
 class ZipDirectory:
@@ -53,6 +71,7 @@ class ZipDirectory:
         self.file = file
         # name → where in the directory its entry is: 100,000 members as objects would take 50 MB
         self.members: dict[str, int] = {}
+        self.landmarks: list[str] = []  # members whose names do not end in a digit, as those of storages do
         start, length, count = self._find()
         if length > MAX_DIRECTORY:
             raise LimitExceeded(f"ZIP directory of {length} bytes, at most {MAX_DIRECTORY} are read", path=file.path)
@@ -121,6 +140,8 @@ class ZipDirectory:
             if name in members:
                 raise self._corrupt(f"holds member {name!r:.100} twice")
             members[name] = entry
+            if not name[-1:].isdigit():
+                self.landmarks.append(name)
             starts.append(header)
             stops.append(header + _LOCAL.size + name_len + packed)
         if at != len(data) or len(members) != count:

@@ -18,11 +18,10 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 
 TO ?= safetensors
 WORKERS ?= auto
-SIZES ?= 45M 500M
 N ?= 1000
 SEED ?= 0
 
-.PHONY: help setup test property lint format migrate bench bench-baseline clean distclean
+.PHONY: help setup test property lint format migrate bench bench-all clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,11 +62,11 @@ else
 	$(BIN)/convert migrate build/zoo build/zoo-$(TO) --to $(TO) $(if $(JOBS),--jobs $(JOBS))
 endif
 
-bench: $(READY) ## time and memory against cp and torch; SIZES="45M 500M 2G", ARGS="--rounds 9"
-	$(BIN)/python -m benchmarks.convert_speed --sizes $(SIZES) --json build/bench/result.json $(ARGS)
+bench: $(READY) ## time and memory against cp and torch, beside what is to be reached; ARGS="--quick", ARGS="--case zip-500M-300"
+	$(BIN)/python -m benchmarks.convert_speed --json build/bench/speed.json $(ARGS)
 
-bench-baseline: $(READY) ## the same with every size, kept under benchmarks/results/
-	$(BIN)/python -m benchmarks.convert_speed --sizes 45M 500M 2G --json benchmarks/results/baseline.json $(ARGS)
+bench-all: $(READY) ## the same with every case, kept under benchmarks/results/; some 25 minutes, on a quiet machine
+	$(BIN)/python -m benchmarks.convert_speed --all --json benchmarks/results/speed.json $(ARGS)
 
 clean: ## remove what was built, keep the environment and downloads
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

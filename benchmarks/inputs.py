@@ -1,6 +1,9 @@
 """Make a checkpoint to measure with: a flat state dict of ``count`` float32 tensors, ``nbytes`` bytes in all.
 
-python -m benchmarks.inputs PATH NBYTES COUNT
+    python -m benchmarks.inputs PATH NBYTES COUNT [KIND] [REFERENCE]
+
+KIND is the container or the layout, see `KINDS`. REFERENCE is what torch and safetensors make of it, by `NAIVE`: what outputs are
+compared with.
 """
 
 from __future__ import annotations
@@ -8,20 +11,49 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
+
+KINDS = ("zip", "legacy", "safetensors", "strided", "channels-last", "rnn")
 
 
-def make(path: Path, nbytes: int, count: int) -> None:
-    """Write the state dict by `torch.save`; names are those of a deep network, sizes as equal as they can be."""
+def make(path: Path, nbytes: int, count: int, kind: str = "zip", reference: Path | None = None) -> None:
+    """Write the state dict by torch or safetensors; names are those of a deep network, sizes as equal as they can be."""
+    import torch
+    from safetensors.torch import save_file
+
+    weights = state_dict(nbytes, count, kind)
+    if kind == "safetensors":
+        save_file(weights, path)
+    else:
+        torch.save(weights, path, _use_new_zipfile_serialization=kind != "legacy")
+    if reference is not None:
+        save_file({key: tensor.contiguous().clone() for key, tensor in weights.items()}, reference)
+
+
+def state_dict(nbytes: int, count: int, kind: str) -> OrderedDict[str, Any]:
+    """Tensors [numel], or with ``kind`` strided [rows, columns] transposed, channels-last [out, in, 3, 3], windows of one storage."""
     import torch
 
     torch.manual_seed(0)
     elements = nbytes // 4
-    weights: OrderedDict[str, torch.Tensor] = OrderedDict()
+    weights: OrderedDict[str, Any] = OrderedDict()
+    flat = torch.empty(elements).uniform_(-1, 1) if kind == "rnn" else None
     for index in range(count):
-        numel = elements * (index + 1) // count - elements * index // count
-        weights[f"layers.{index // 4}.block.{index % 4}.weight"] = torch.empty(numel).uniform_(-1, 1)
-    torch.save(weights, path)
+        start, stop = elements * index // count, elements * (index + 1) // count
+        numel = stop - start
+        if flat is not None:  # as `flatten_parameters` leaves them
+            tensor = flat[start:stop]
+        elif kind == "strided":
+            rows = int(numel**0.5)
+            tensor = torch.empty(numel // rows, rows).uniform_(-1, 1).t()
+        elif kind == "channels-last":
+            inputs = int((numel / 9) ** 0.5)
+            tensor = torch.empty(numel // 9 // inputs, inputs, 3, 3).uniform_(-1, 1).to(memory_format=torch.channels_last)
+        else:
+            tensor = torch.empty(numel).uniform_(-1, 1)
+        weights[f"layers.{index // 4}.block.{index % 4}.weight"] = tensor
+    return weights
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    make(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:5], *map(Path, sys.argv[5:6]))

@@ -1,19 +1,16 @@
-"""The targets of the Makefile, without the environment that they would set up, and the sample zoo that `make migrate` converts."""
+"""The targets of the Makefile, without the environment that they would set up."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
-import torch
 
-from tests import command, sample_zoo, torch_reading
+from tests import command
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-MODEL_AT = {"checkpoint": "state_dict", "parallel": "net", "last": "state_dict"}
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -49,31 +46,3 @@ def test_another_python_is_refused() -> None:
     )  # fmt: skip
     assert refused.returncode != 0
     assert "/nowhere/python is not Python 3.11, 3.12 or 3.13" in refused.stderr
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    """The model in a file of the sample zoo, as torch reads it."""
-    tree = torch_reading.load(path)
-    stem = path.name.partition(".")[0]
-    if stem in MODEL_AT:
-        tree = tree[MODEL_AT[stem]]
-    if isinstance(tree, torch_reading.Stub):
-        return {key.removeprefix("module."): value for key, value in torch_reading.state_dict(tree).items()}
-    assert isinstance(tree, dict)
-    return tree
-
-
-def test_the_sample_zoo_migrates(tmp_path: Path) -> None:
-    zoo, out = tmp_path / "zoo", tmp_path / "out"
-    made = sample_zoo.make(zoo)
-    assert len(made) == 8
-    command.run("migrate", zoo, out, "--to", "safetensors", check=True)
-    for path in made:
-        name = path.relative_to(zoo)
-        got = torch_reading.load_safetensors(out / name.parent / f"{name.name.partition('.')[0]}.safetensors")
-        torch_reading.assert_same_tensors(got, weights(path))
-
-
-def test_the_sample_zoo_is_the_same_every_time(tmp_path: Path) -> None:
-    for first, second in zip(sample_zoo.make(tmp_path / "one"), sample_zoo.make(tmp_path / "other"), strict=True):
-        torch_reading.assert_same_tensors(weights(first), weights(second))

@@ -111,7 +111,8 @@ class _Archive:
             self.notes.append(f"{len(others)} members of the archive are no checkpoints: {some}")
 
     def _open(self, name: str, storage: Storage, crc: int | None) -> SourceFile:
-        path = self.file.path / name.replace("\0", "?")
+        # Joined as text: a name that begins with / would otherwise take the outer file's place in every message.
+        path = Path(f"{self.file.path}/{name.replace(chr(0), '?')}")
         if crc is None:  # deflated, which compares its own
             if storage.nbytes > self.left:
                 raise LimitExceeded(

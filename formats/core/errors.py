@@ -29,7 +29,11 @@ class CheckpointError(Exception):
         return self
 
     def __str__(self) -> str:
-        return self.what if self.path is None else f"{self.path}: {self.what}"
+        if self.path is None:
+            return self.what
+        path = str(self.path)
+        # Inside an archive the path ends in a name of the archive's choice.
+        return f"{path if path.isprintable() else ascii(path)[1:-1]}: {self.what}"
 
 
 class UnknownFormat(CheckpointError):

@@ -160,7 +160,8 @@ class Header:
                 if (stop - slashes) % 2:  # an escaped quote
                     continue
                 self.at = stop + 1
-                value = json.loads(self.text[begin : self.at])
+                # Decoded first: of bytes, json would guess the encoding, and load a codec of the header's choice.
+                value = json.loads(self.text[begin : self.at].decode("utf-8"))
                 value.encode("utf-8")  # a lone surrogate is no text
                 return str(value)
         except ValueError as error:

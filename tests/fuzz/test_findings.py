@@ -1,0 +1,43 @@
+"""What fuzzing has found, one test each."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from formats import registry
+from formats.core.errors import CheckpointError
+
+
+def test_a_header_does_not_choose_a_codec(tmp_path: Path) -> None:
+    """json guesses the encoding of bytes and loads a codec for it; a header is UTF-8 or refused."""
+    path = tmp_path / "model.safetensors"
+    header = b'{"\0a\\n":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    for name in ("encodings.utf_16_le", "encodings.utf_16_be", "encodings.utf_32_be"):
+        sys.modules.pop(name, None)
+    with pytest.raises(CheckpointError):
+        registry.open(path)
+    assert not {"encodings.utf_16_be", "encodings.utf_16_le"} & sys.modules.keys()
+
+
+def _around(name: str, content: bytes, path: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), content)
+    path.write_bytes(out.getvalue())
+
+
+@pytest.mark.parametrize("name", ["/etc/policy.pth", "two\nlines.pth", "a\x1b[31m.pth", "\u202e.pth"])
+def test_a_member_cannot_rename_the_file_in_an_error(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "outer.zip"
+    _around(name, b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", path)  # a legacy file that ends after its magic number
+    with pytest.raises(CheckpointError) as caught:
+        registry.open(path)
+    assert str(caught.value).startswith(f"{path}/")
+    assert str(caught.value).isprintable()

@@ -20,8 +20,9 @@ TO ?= safetensors
 WORKERS ?= auto
 N ?= 1000
 SEED ?= 0
+TIME ?= 300
 
-.PHONY: help setup test property lint format migrate bench bench-all clean distclean
+.PHONY: help setup test property fuzz lint format migrate bench bench-all clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +42,10 @@ test: $(READY) ## every test; ARGS="-k tar -x" goes to pytest, WORKERS=0 runs in
 
 property: $(READY) ## random checkpoints by every lossless route, judged by torch; N=10000, SEED=0
 	PROPERTY_N=$(N) PROPERTY_SEED=$(SEED) $(BIN)/python -m pytest -n $(WORKERS) tests/convert/test_property.py $(ARGS)
+
+fuzz: $(READY) ## changed files of every container, judged by the containers' own libraries; TIME=600, TARGETS="zip tar", JOBS=2
+	@$(BIN)/python -m tests.parts
+	$(BIN)/python -m tests.fuzz.run --seconds $(TIME) --jobs $(or $(JOBS),1) $(if $(TARGETS),--targets "$(TARGETS)")
 
 lint: $(READY) ## ruff, mypy --strict, the directions of imports, generated documentation
 	$(BIN)/ruff check .

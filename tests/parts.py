@@ -38,7 +38,7 @@ class Part:
         return modules + [name for name in self.programs if program(name) is None]
 
 
-PARTS: tuple[Part, ...] = ()
+PARTS: tuple[Part, ...] = (Part("atheris", modules=("atheris",), pip=("atheris==3.0.0",)),)
 
 
 def program(name: str) -> str | None:

@@ -24,6 +24,36 @@ def shown(value: Any, limit: int = LIMIT) -> str:
     return text
 
 
+def html(value: Any, limit: int = LIMIT) -> str:
+    """`shown`, fit for the text of an element and for a quoted attribute of a page; None is empty."""
+    text = shown("" if value is None else value, limit)
+    for mark, entity in _ENTITIES:  # "&" first
+        text = text.replace(mark, entity)
+    return text
+
+
+def markdown(value: Any, limit: int = LIMIT) -> str:
+    """`shown`, fit for the running text or a table's cell of a Markdown file (CommonMark, GitHub's): no mark-up, HTML or link.
+
+    A bare e-mail address is left to the reader's program, some of which make a link of it.
+    """
+    text = shown(value, limit)
+    return "".join(_MARKED.get(character, character) for character in text)
+
+
+def markdown_code(value: Any, limit: int = LIMIT) -> str:
+    """`shown` as code in a Markdown file, also within a table: a name of a file or a key, as it is."""
+    text = shown(value, limit)
+    if text and not set(text) & set("`|") and text == text.strip():
+        return f"`{text}`"
+    return f"<code>{''.join(c if c.isalnum() or c == ' ' or ord(c) > 127 else f'&#{ord(c)};' for c in text)}</code>"
+
+
+_ENTITIES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#x27;"))
+# A full stop and a colon make links of bare addresses (www.…, https:…) and numbered lists.
+_MARKED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {mark: "\\" + mark for mark in "\\`*_{}[]()#+-!|~$^=.:"}
+
+
 def _escaped(character: str) -> str:
     if character == "\\":
         return "\\\\"

@@ -17,8 +17,9 @@ from pathlib import Path
 from formats.core.errors import CheckpointError, OutputError, ParityFailed, SystemIOError
 from formats.core.files import SourceFile
 from formats.core.layout import Layout
+from formats.core.moving import Observe
 from formats.core.record import record
-from formats.core.streaming import Observe, check_cover, itinerary, stream
+from formats.core.streaming import check_cover, itinerary, stream
 from formats.core.temporary import TEMPORARY_SUFFIX, Temporary, unlink
 
 # Errors that say "not here" of the place rather than "the device failed".

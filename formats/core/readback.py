@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import threading
-import zlib
 from _queue import SimpleQueue
 from typing import Any
 
+from formats.core.crc import crc32_for
 from formats.core.errors import CorruptCheckpoint, ParityFailed
-from formats.core.files import PIECE
 from formats.core.layout import Layout
 from formats.core.positioned import read_at
 from formats.core.storage import Storage
 
+PIECE = 512 << 10  # bytes read or written at once: what is written, read back and summed meets in the processor's cache
+LEAD = 4 << 10  # bytes of a buffer beyond a piece, for what stands before the data in the source
 AHEAD = 4  # buffers between the writer and the thread that reads back
 INLINE = 4 << 20  # bytes: for less, a second thread costs more than it saves
+EACH = 16 << 10  # … and so it does for segments smaller than this in the mean, where the work is Python's
 
 Part = tuple[int, int]  # (index of a data segment, how many of its bytes)
+Task = tuple[int, int, bytearray, list[Part], int]
 NO_DATA = -1  # index of what stands between data segments
 
 
@@ -28,35 +32,35 @@ class ReadBack:
         self.read_back = read_back
         self.wanted = read_back >= 0 or bool(layout.late)
         self.crcs: list[int] = [0] * len(layout.data)
-        self.own = bytearray(PIECE)
+        self.own = memoryview(bytearray(PIECE))
+        self.crc32 = crc32_for(layout.size)
         self.failure: BaseException | None = None
         self.free: SimpleQueue[bytearray] = SimpleQueue()
-        self.tasks: SimpleQueue[tuple[int, int, bytearray, list[Part]] | None] = SimpleQueue()
+        self.tasks: SimpleQueue[Task | None] = SimpleQueue()
         self.thread: threading.Thread | None = None
-        threaded = self.wanted and layout.size > INLINE
+        threaded = self.wanted and layout.size > max(INLINE, EACH * len(layout.data)) and _cores() > 1
         for _ in range(AHEAD if threaded else 1):
-            self.free.put(bytearray(PIECE))
+            self.free.put(bytearray(PIECE + LEAD))
         if threaded:
             self.thread = threading.Thread(target=self._work, name="read back", daemon=True)
             self.thread.start()
 
     def buffer(self) -> bytearray:
-        """A free buffer of `PIECE` bytes."""
+        """A free buffer of `PIECE` + `LEAD` bytes."""
         if self.failure is not None:
             raise self.failure
         return self.free.get()
 
-    def piece(self, offset: int, length: int, buffer: bytearray, parts: list[Part]) -> None:
-        """``buffer[:length]`` stands at ``offset`` now, and is ``parts`` one after the other."""
+    def piece(self, offset: int, length: int, buffer: bytearray, parts: list[Part], begin: int = 0) -> None:
+        """``length`` bytes of ``buffer`` from ``begin`` stand at ``offset`` now, and are ``parts`` one after the other."""
         if self.thread is not None:
             if self.failure is not None:
                 raise self.failure
-            self.tasks.put((offset, length, buffer, parts))
+            self.tasks.put((offset, length, buffer, parts, begin))
             return
         if self.wanted:
-            self._compare(offset, length, buffer, parts)
-        if len(buffer) == PIECE:
-            self.free.put(buffer)
+            self._compare(offset, length, buffer, parts, begin)
+        self.free.put(buffer)
 
     def _work(self) -> None:
         while (task := self.tasks.get()) is not None:
@@ -66,23 +70,21 @@ class ReadBack:
             except BaseException as error:  # handed to the writing thread
                 self.failure = error
             finally:
-                if len(task[2]) == PIECE:
-                    self.free.put(task[2])
+                self.free.put(task[2])
 
-    def _compare(self, offset: int, length: int, buffer: bytearray, parts: list[Part]) -> None:
-        view = memoryview(buffer)[:length]
+    def _compare(self, offset: int, length: int, buffer: bytearray, parts: list[Part], begin: int) -> None:
         if self.read_back >= 0:
-            if length > len(self.own):
-                self.own = bytearray(length)
-            view = memoryview(self.own)[:length]
+            view = self.own[:length]
             read_at(self.read_back, view, offset)
-            if not buffer.startswith(view):  # compares like memcmp, without a copy
+            if not buffer.startswith(view, begin):  # compares like memcmp, without a copy
                 name = self.layout.data[parts[0][0]].name
                 raise ParityFailed(f"bytes {offset} to {offset + length} on disk (tensor {name!r:.200}) are not what was written")
-        at = 0
+        else:
+            view = memoryview(buffer)[begin : begin + length]
+        at, crc32, crcs = 0, self.crc32, self.crcs
         for index, count in parts:
             if index != NO_DATA:
-                self.crcs[index] = zlib.crc32(view[at : at + count], self.crcs[index])
+                crcs[index] = crc32(view[at : at + count], crcs[index])
             at += count
 
     def finish(self) -> None:
@@ -127,15 +129,20 @@ class ReadBack:
                     _refuse(base, name, stored)
 
 
+def _cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _stored_crc(storage: Any) -> int | None:
     find = getattr(storage, "stored_crc", None)
     return None if find is None else find()
 
 
 def _crc(storage: Storage) -> int:
-    crc = 0
+    crc, crc32 = 0, crc32_for(storage.nbytes)
     for piece in storage.chunks(0, storage.nbytes):
-        crc = zlib.crc32(piece, crc)
+        crc = crc32(piece, crc)
     return crc
 
 

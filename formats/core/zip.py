@@ -23,7 +23,9 @@ _END64_PLACE = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _CENTRAL_PLACES = struct.Struct("<4s4xH10x2L4H6xL")  # the same entry: flags, sizes, lengths, disk, header
+_CENTRAL_CHECKED = struct.Struct("<8x2H4x3LH")  # the same entry: flags, method, CRC, sizes, length of the name
 _LOCAL = struct.Struct("<4s5H3L2H")
+_LOCAL_CHECKED = struct.Struct("<4s2x2H4x3L2H")  # without version and time
 MAX_DIRECTORY = 256 << 20  # bytes of central directory
 # Weights deflate by less than 2 : 1; a large member of nothing but zeros is there to fill a disk.
 BOMB_SIZE, BOMB_RATIO = 256 << 20, 200
@@ -261,13 +263,41 @@ class ZipDirectory:
             raise self._corrupt(f"has member {name!r:.100} with CRC-32 {zlib.crc32(data):08x}, expected {crc:08x}")
         return data
 
-    def data_start(self, member: Member) -> int:
-        """Byte offset of a member's data, from its local header, which must agree with the directory."""
-        header = self.file.read(member.header, _LOCAL.size + len(member.raw_name))
-        signature, _, flags, method, _, _, crc, packed, size, name_len, extra_len = _LOCAL.unpack_from(header)
-        if signature != b"PK\x03\x04":
+    def following(self, header: int) -> int:
+        """Where what comes after the member with its local header at byte ``header`` begins."""
+        index = bisect_right(self._starts, header)
+        return self._starts[index] if index < len(self._starts) else self.directory_at
+
+    def data_start(self, entry: int, header: int, raw: bytes | bytearray | memoryview | None = None, at: int = 0) -> int:
+        """Byte offset of the data of the member ``entry``, from its local header at ``header``, which must agree with the directory.
+
+        ``raw[at:]`` is what stands there, if it has been read already.
+        """
+        flags, method, crc, packed, size, name_len = _CENTRAL_CHECKED.unpack_from(self._data, entry)
+        if raw is None:
+            raw, at = self.file.read(header, _LOCAL.size + name_len), 0
+        found = _LOCAL_CHECKED.unpack_from(raw, at)
+        name_at = at + _LOCAL.size
+        name = self._data[entry + _CENTRAL.size : entry + _CENTRAL.size + name_len]
+        extra_len = found[7]
+        # As torch writes them: sizes here too, or none because they follow the data.
+        usual = found[:7] == (b"PK\3\4", flags, method, crc, packed, size, name_len) or found[:7] == (
+            b"PK\3\4", flags | 8, method, 0, 0, 0, name_len,
+        )  # fmt: skip
+        if not usual or packed == 0xFFFFFFFF or raw[name_at : name_at + name_len] != name:
+            self._compare(self.entry(entry), found, bytes(raw[name_at : name_at + name_len]))
+            packed = self.entry(entry).packed
+        start: int = header + _LOCAL.size + name_len + extra_len
+        if start + packed > self.following(header):
+            raise self._corrupt(f"has member {self.entry(entry).name!r:.100} running into the next one")
+        return start
+
+    def _compare(self, member: Member, found: tuple[Any, ...], raw_name: bytes) -> None:
+        """Refuse a local header that says something else than the directory."""
+        signature, flags, method, crc, packed, size, name_len, _ = found
+        if signature != b"PK\3\4":
             raise self._corrupt(f"has no local header for {member.name!r:.100} at byte {member.header}")
-        if name_len != len(member.raw_name) or header[_LOCAL.size :] != member.raw_name:
+        if name_len != len(member.raw_name) or raw_name != member.raw_name:
             raise self._corrupt(f"names the member at byte {member.header} otherwise than its directory, {member.name!r:.100}")
         if method != member.method or (flags ^ member.flags) & 0x2041:
             raise self._corrupt(f"packs member {member.name!r:.100} otherwise than its directory says")
@@ -281,12 +311,6 @@ class ZipDirectory:
                 raise self._corrupt(
                     f"gives member {member.name!r:.100} the {what} {local} in its header and {central} in its directory"
                 )
-        start: int = member.header + _LOCAL.size + name_len + extra_len
-        following = bisect_right(self._starts, member.header)
-        bound = self._starts[following] if following < len(self._starts) else self.directory_at
-        if start + member.packed > bound:
-            raise self._corrupt(f"has member {member.name!r:.100} running into the next one")
-        return start
 
 
 class StoredMember:
@@ -307,9 +331,22 @@ class StoredMember:
         """About where the bytes are, without a read: for visiting many storages in the file's order."""
         return self.archive.file, self.header
 
+    def lead(self) -> tuple[SourceFile, int, int] | None:
+        """(file, offset, bytes at most) of the local header, where it has not been looked at: to be read with the data behind it."""
+        if self._start >= 0:
+            return None
+        length = self.archive.following(self.header) - self.header - self.nbytes
+        return (self.archive.file, self.header, length) if length > 0 else None
+
+    def settle(self, raw: bytearray | memoryview, at: int = 0) -> int:
+        """Take the local header from ``raw[at:]``; where in ``raw`` the data begin."""
+        start = self.archive.data_start(self.entry, self.header, raw, at)
+        self._start = start
+        return start - self.header + at
+
     def plain_span(self) -> tuple[SourceFile, int]:
         if self._start < 0:
-            self._start = self.archive.data_start(self.archive.entry(self.entry))
+            self._start = self.archive.data_start(self.entry, self.header)
         return self.archive.file, self._start
 
     def stored_crc(self) -> int | None:
@@ -360,7 +397,7 @@ class _Inflater:
         self.archive = archive
         self.member = member
         self.inflate = zlib.decompressobj(-15)
-        self.source = archive.file.pieces(archive.data_start(member), member.packed)
+        self.source = archive.file.pieces(archive.data_start(member.entry, member.header), member.packed)
         self.waiting = b""
         self.at = 0
         self.crc = 0

@@ -21,11 +21,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from formats.core import output, readback, streaming
+from formats.core import moving, output, readback
 from formats.core.errors import CheckpointError, CorruptCheckpoint, OutputError, ParityFailed, SystemIOError
-from formats.core.files import PIECE, SourceFile
+from formats.core.files import SourceFile
 from formats.core.layout import Data, Late, Layout, Literal
 from formats.core.output import write_layouts
+from formats.core.readback import PIECE
 from formats.core.storage import BytesStorage, FileSpan, Storage, Swapped, Window, plain_span
 from formats.core.zip import ZipDirectory
 
@@ -104,7 +105,8 @@ def test_any_layout(
     told: list[tuple[int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readback, "INLINE", inline)
-        patch.setattr(streaming, "GATHERED", 100_000)
+        patch.setattr(readback, "EACH", 0)
+        patch.setattr(moving, "GATHERED", 100_000)
         (written,) = write_layouts([planned], out, force=True, verify=verify, observe=lambda *at: told.append(at))
     assert out.read_bytes() == wanted
     assert (written.path, written.size) == (out, len(wanted))
@@ -292,6 +294,7 @@ def test_a_byte_that_changes_on_its_way(
 ) -> None:
     """One flipped bit in what the disk gives back: no output."""
     monkeypatch.setattr(readback, "INLINE", inline)
+    monkeypatch.setattr(readback, "EACH", 0)
     planned, wanted = layout([FileSpan(source, 0, size)])
     real = os.pwrite
 
@@ -425,6 +428,7 @@ def test_each_system_call_fails_once(source: SourceFile, out: Path, call: str, c
         with pytest.MonkeyPatch.context() as patch:
             if number % 2:
                 patch.setattr(readback, "INLINE", 0)
+                patch.setattr(readback, "EACH", 0)
             count = faulty(patch, call, number, lambda: OSError(code, os.strerror(code)) if code else Interrupted())
             try:
                 write_layouts([planned], out, force=force)

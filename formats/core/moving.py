@@ -1,0 +1,242 @@
+"""Reads a layout's segments in the source's order and writes them in long pieces; what is written is handed on to be checked.
+
+Large segments go piece by piece through a few buffers used again and again, each piece ending at a multiple of `PIECE` in the
+destination. Small ones are read many at once, with whatever stands between them in the source, and written in the destination's order.
+A header that stands before the data in the source (a ZIP's local header) comes with the same read as the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
+from formats.core.files import SourceFile
+from formats.core.layout import Data, Layout
+from formats.core.positioned import write_at
+from formats.core.readback import LEAD, NO_DATA, PIECE, Part, ReadBack
+from formats.core.storage import Storage, plain_span
+
+Observe = Callable[[int, int], None]
+
+SMALL = 128 << 10  # bytes: smaller segments are gathered, and written in the destination's order
+GATHERED = 2 << 20  # bytes of small segments held at once …
+GATHERED_MOST = 32 << 20  # … or where there are very many, so many that writes stay long:
+GATHERED_EACH = 400  # bytes for each segment
+GAP = 4 << 10  # bytes: what is this near to each other is read, and written, in one go
+
+
+class Mover:
+    """Moves the segments of ``layout`` to ``fd`` and tells ``check`` and ``observe`` of each piece."""
+
+    def __init__(self, layout: Layout, fd: int, check: ReadBack, observe: Observe | None) -> None:
+        self.layout = layout
+        self.fd = fd
+        self.check = check
+        self.observe = observe
+        self.done = 0
+        self.budget = min(max(GATHERED, GATHERED_EACH * len(layout.data)), GATHERED_MOST)
+        self.small: list[tuple[int, int, bytes]] = []  # (offset, index, bytes)
+        self.small_bytes = 0
+        last = -1
+        self.in_order = True
+        for data in layout.data:
+            if data.offset < last:
+                self.in_order = False
+                break
+            last = data.offset
+
+    def run(self, order: list[int]) -> None:
+        """Move the segments of these indices, which are in the sources' order."""
+        segments = self.layout.data
+        near: list[int] = []
+        for index in order:
+            if segments[index].storage.nbytes < SMALL:
+                near.append(index)
+                continue
+            self._gather(near)
+            near = []
+            data = segments[index]
+            try:
+                self._move(index, data)
+            except CheckpointError as error:
+                raise _named(error, data) from error.__cause__
+        self._gather(near)
+        self._write_small()
+
+    # -- large segments ------------------------------------------------------------------------------------------------------------
+    def _move(self, index: int, data: Data) -> None:
+        storage: Any = data.storage
+        offset, stop = data.offset, data.offset + storage.nbytes
+        lead = _lead(storage)
+        if lead is not None:
+            file, at, length = lead
+            count = min(PIECE - offset % PIECE, stop - offset)
+            buffer = self.check.buffer()
+            view = memoryview(buffer)
+            file.read_into(at, view[: length + count])
+            begin = storage.settle(view)
+            write_at(self.fd, view[begin : begin + count], offset)
+            self.check.piece(offset, count, buffer, [(index, count)], begin)
+            offset += count
+            self._tell(count)
+        span = plain_span(storage)
+        fill = _reader(storage) if span is None else None
+        while offset < stop:
+            count = min(PIECE - offset % PIECE, stop - offset)
+            buffer = self.check.buffer()
+            view = memoryview(buffer)[:count]
+            if span is not None:
+                span[0].read_into(span[1] + offset - data.offset, view)
+            else:
+                assert fill is not None
+                fill(view)
+            write_at(self.fd, view, offset)
+            self.check.piece(offset, count, buffer, [(index, count)])
+            offset += count
+            self._tell(count)
+        if fill is not None:
+            fill(memoryview(b""))
+
+    # -- small segments ------------------------------------------------------------------------------------------------------------
+    def _gather(self, near: list[int]) -> None:
+        """Read small segments that follow each other in the source, those near to each other by one read."""
+        segments = self.layout.data
+        together: list[tuple[int, Any, int, bool]] = []  # (index, storage, offset in the file, whether its header comes first)
+        file: SourceFile | None = None
+        start = stop = 0
+        for index in near:
+            storage: Any = segments[index].storage
+            try:
+                lead = _lead(storage)
+                span = plain_span(storage) if lead is None else None
+            except CheckpointError as error:
+                raise _named(error, segments[index]) from error.__cause__
+            if lead is not None:
+                source, at, length = lead
+            elif span is not None:
+                (source, at), length = span, 0
+            else:
+                self._computed(index, segments[index])
+                continue
+            end = at + length + storage.nbytes
+            if together and (source is not file or at < start or at - stop > GAP or end - start > PIECE):
+                self._read(file, start, stop, together)
+                together = []
+            if not together:
+                file, start, stop = source, at, end
+            together.append((index, storage, at, lead is not None))
+            stop = max(stop, end)
+        if together:
+            self._read(file, start, stop, together)
+
+    def _read(self, file: Any, start: int, stop: int, together: list[tuple[int, Any, int, bool]]) -> None:
+        segments, small = self.layout.data, self.small
+        held = bytearray(stop - start)
+        index = together[0][0]
+        taken = 0
+        try:
+            file.read_into(start, memoryview(held))
+            for index, storage, at, headed in together:
+                begin = storage.settle(held, at - start) if headed else at - start
+                count = storage.nbytes
+                small.append((segments[index].offset, index, bytes(held[begin : begin + count])))
+                taken += count
+        except CheckpointError as error:
+            raise _named(error, segments[index]) from error.__cause__
+        self.small_bytes += taken
+        if self.small_bytes >= self.budget:
+            self._write_small()
+
+    def _computed(self, index: int, data: Data) -> None:
+        try:
+            raw = bytearray(data.storage.nbytes)
+            fill = _reader(data.storage)
+            fill(memoryview(raw))
+            fill(memoryview(b""))
+        except CheckpointError as error:
+            raise _named(error, data) from error.__cause__
+        self.small.append((data.offset, index, bytes(raw)))
+        self.small_bytes += len(raw)
+        if self.small_bytes >= self.budget:
+            self._write_small()
+
+    def _write_small(self) -> None:
+        """Small segments in the destination's order, near neighbours in one write; headers between them are written later."""
+        self.small.sort()
+        run: list[bytes] = []
+        parts: list[Part] = []
+        start = stop = last = 0
+        in_order = self.in_order
+        for offset, index, raw in self.small:
+            end = offset + len(raw)
+            # Between two data segments that follow each other in the layout there is no data that a filling could overwrite.
+            if offset != stop or not run or end - start > PIECE:
+                near = in_order and index == last + 1 and offset - stop <= GAP
+                if run and (not (near or offset == stop) or end - start > PIECE):
+                    self._write_run(start, run, parts)
+                    run, parts = [], []
+                if not run:
+                    start = offset
+                elif offset != stop:
+                    run.append(bytes(offset - stop))
+                    parts.append((NO_DATA, offset - stop))
+            run.append(raw)
+            parts.append((index, len(raw)))
+            stop, last = end, index
+        if run:
+            self._write_run(start, run, parts)
+        self.small, self.small_bytes = [], 0
+
+    def _write_run(self, offset: int, run: list[bytes], parts: list[Part]) -> None:
+        buffer = self.check.buffer()
+        joined = b"".join(run)
+        count = len(joined)
+        buffer[:count] = joined  # one of the few buffers: what waits to be checked stays bounded
+        write_at(self.fd, memoryview(buffer)[:count], offset)
+        self.check.piece(offset, count, buffer, parts)
+        self._tell(sum(count for index, count in parts if index != NO_DATA))
+
+    def _tell(self, length: int) -> None:
+        self.done += length
+        if self.observe is not None:
+            self.observe(self.done, self.layout.size)
+
+
+def _lead(storage: Any) -> tuple[SourceFile, int, int] | None:
+    """(file, offset, bytes) of a header that stands before the data and has not been read yet, where there is one and it is short."""
+    find = getattr(storage, "lead", None)
+    lead: tuple[SourceFile, int, int] | None = None if find is None else find()
+    return None if lead is None or lead[2] > LEAD else lead
+
+
+def _named(error: CheckpointError, data: Data) -> CheckpointError:
+    if not isinstance(error, ParityFailed) and data.name not in error.what:
+        error.what = f"tensor {data.name!r:.200}: {error.what}"
+    return error
+
+
+def _reader(storage: Storage) -> Callable[[memoryview], None]:
+    """A function that fills buffers with the storage's bytes one after the other; an empty buffer asks for the end."""
+    pieces: Iterator[memoryview] = iter(storage.chunks(0, storage.nbytes))
+    rest = memoryview(b"")
+    done = 0
+
+    def fill(view: memoryview) -> None:
+        nonlocal rest, done
+        at = 0
+        while at < len(view):
+            if not rest:
+                found = next(pieces, None)
+                if found is None:
+                    raise CorruptCheckpoint(f"gave {done + at} bytes where {storage.nbytes} were declared")
+                rest = found
+            taken = rest[: len(view) - at]
+            view[at : at + len(taken)] = taken
+            rest = rest[len(taken) :]
+            at += len(taken)
+        done += at
+        if not view and (rest or any(len(piece) for piece in pieces)):
+            raise CorruptCheckpoint(f"gave more than the {storage.nbytes} bytes declared")
+
+    return fill

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from convert import cli_identify, console
+from convert import cli_identify, cli_migrate, console
 from convert import cli_keys as keys
 from convert import cli_run as running
 from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job, nbytes
@@ -232,33 +232,11 @@ def formats(json: Json = False, debug: Debug = False) -> int:
     return 0
 
 
-@app.command()
-def migrate(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder of checkpoints.")],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder that mirrors it.")],
-    to: Annotated[
-        list[str], typer.Option("--to", metavar="TARGET", help="Format to write; may be given again.", autocompletion=_targets)
-    ],
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=64, help="Conversions at once.")] = 2,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Convert again what is there already.")] = False,
-    json: Json = False,
-    debug: Debug = False,
-) -> int:
-    """Convert a whole tree into a mirrored one; what is there already is skipped, and no bad file stops the rest."""
-    from convert import batch, render
-
-    found = batch.migrate(source, destination, to, jobs=jobs, force=force, done=None if json else render.migrated)
-    if json:
-        console.emit(found.document())
-    else:
-        render.migration(found)
-    return found.exit
-
-
 app.command("verify")(running.verify)
 app.command("diff")(keys.diff)
 app.command("doctor")(keys.doctor)
 app.command("identify")(cli_identify.identify)
+app.command("migrate")(cli_migrate.migrate)
 
 
 def main(arguments: Sequence[str]) -> int:

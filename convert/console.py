@@ -56,17 +56,17 @@ def emit(document: dict[str, Any]) -> None:
     """The one JSON document. Everything beyond ASCII is escaped, so that lone surrogates of a file's names cannot break it."""
     import json
 
-    out(json.dumps(_finite(document), indent=2))
+    out(json.dumps(finite(document), indent=2))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """NaN and infinities as text: JSON has neither."""
     if isinstance(value, float) and value - value != 0:
         return str(value)
     if isinstance(value, dict):
-        return {str(key): _finite(entry) for key, entry in value.items()}
+        return {str(key): finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return value
 
 

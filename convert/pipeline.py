@@ -243,7 +243,13 @@ def _write(checkpoint: Checkpoint, planned: Plan, job: Job) -> None:
         return
     with Progress(checkpoint.path.name) as progress:
         write_layouts(
-            layouts, target, force=job.force, verify=job.verify == "bytes", sources=checkpoint.files, observe=progress.observe
+            layouts,
+            target,
+            force=job.force,
+            verify=job.verify == "bytes",
+            sources=checkpoint.files,
+            observe=progress.observe,
+            sync=job.sync,
         )
     for one in planned.outputs:
         one.output.verified = job.verify

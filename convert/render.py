@@ -6,15 +6,13 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from convert.console import complain, err, out
+from convert.console import err, out
 from convert.text import count, shape, shown, size
 from convert.values import warned
 
 if TYPE_CHECKING:
-    from convert.batch import Migration
     from convert.catalogue import Listed
     from convert.inspection import Inspection, Node
-    from convert.report import Result
     from convert.verification import Verification
 
 ROWS = 2000  # of a table on a terminal; pipes and --json get all
@@ -164,18 +162,3 @@ def verification(found: Verification) -> None:
         )
     for line in found.lines():
         out(line)
-
-
-def migrated(result: Result) -> None:
-    """One line as soon as a file is done."""
-    if result.failure is not None:
-        complain(result.failure)
-    elif result.status == "done":
-        err("\n".join(f"{shown(result.source, 300)} → {shown(output.path, 300)}" for output in result.outputs))
-
-
-def migration(found: Migration) -> None:
-    """The closing lines."""
-    out(f"{found.counted('done'):,} done, {found.counted('skipped'):,} there already, {found.counted('failed'):,} failed")
-    if found.ignored:
-        out(f"{count(len(found.ignored), 'file')} that are no checkpoints were left alone")

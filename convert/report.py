@@ -78,6 +78,7 @@ class Output:
     composites: dict[str, str] = made(factory=dict)  # key → kind, where spelled as several plain tensors
     extras: list[str] = made(factory=list)  # what travels beside the model
     files: list[tuple[Path, int]] = made(factory=list)
+    digests: dict[Path, str] = made(factory=dict)  # crc32:… of each file, where the writing knew it without reading again
     verified: str = "none"
     parity: dict[str, Any] = made(factory=dict)  # what running both models found
     keys: dict[str, Any] = made(factory=dict)  # what became of the keys, where something was asked for

@@ -18,7 +18,7 @@ from formats.core import index_json
 from formats.core.beside import beside
 from formats.core.checkpoint import Checkpoint, Content, Ordered
 from formats.core.composites import DESCRIPTION, rebuild, recorded_ties
-from formats.core.errors import AmbiguousCheckpoint, CorruptCheckpoint, LimitExceeded, Unsupported, UsageError
+from formats.core.errors import AmbiguousCheckpoint, CheckpointError, CorruptCheckpoint, LimitExceeded, Unsupported, UsageError
 from formats.core.files import SourceFile
 from formats.core.layout import Layout, Literal
 from formats.core.probe import Probe
@@ -54,6 +54,19 @@ def _indexes(folder: Path) -> list[str]:
     except OSError:
         return []
     return sorted(names)
+
+
+def members(path: Path) -> list[str]:
+    """The names that the index at ``path`` gives its shards; none where it is no index that can be read."""
+    try:
+        file = SourceFile(path)
+        try:
+            weight_map = index_json.parse(file.read(0, file.size))[1] if file.size <= index_json.MAX_BYTES else None
+        finally:
+            file.close()
+    except CheckpointError:
+        return []
+    return sorted({name for name in (weight_map or {}).values() if type(name) is str})
 
 
 def read(source: Path | SourceFile, open_inner: Open) -> Checkpoint:
@@ -178,4 +191,4 @@ def split(tensors: Mapping[str, AnyTensor], limit: int) -> list[dict[str, AnyTen
     return shards
 
 
-__all__ = ["CAPABILITIES", "plan", "read", "sniff", "split"]
+__all__ = ["CAPABILITIES", "members", "plan", "read", "sniff", "split"]

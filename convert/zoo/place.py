@@ -9,7 +9,7 @@ by the names, sizes and times that these give. A remote tree is another `Tree`, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -17,7 +17,7 @@ from typing import Protocol
 class Entry:
     """One thing of a tree that may be a checkpoint. ``name`` is its place below the root, with "/"; ``where`` is what opens it.
 
-    ``kind`` is ``file``, ``folder`` (all of it is one checkpoint) or ``index`` (a file whose ``members`` lie beside it). Size in bytes
+    ``kind`` is ``file``, ``folder`` (all of it is one checkpoint) or ``index`` (a file whose shards lie beside it). Size in bytes
     and modification time in ns: of a file its own, else the sum and the latest of all parts.
     """
 
@@ -26,7 +26,9 @@ class Entry:
     size: int
     mtime_ns: int
     kind: str = "file"
-    members: list[str] = field(default_factory=list)  # names of the parts, where there are any
+    listing: str = (
+        ""  # stands for the names, sizes and times of all parts, where there are parts (`convert.zoo.digest.of_listing`)
+    )
 
 
 class Tree(Protocol):

@@ -43,12 +43,14 @@ def write_layouts(
     verify: bool = True,
     sources: Iterable[SourceFile] = (),
     observe: Observe | None = None,
+    sync: bool = True,
 ) -> list[Written]:
     """Write ``layouts`` as ``target`` (and files beside it), in order. ``observe(done, total)`` is told the bytes written.
 
     With ``verify`` every byte is read back: data is compared with what was handed out and with the CRC-32 that the source's container
-    holds for it. Raises `OutputError` before anything is read where the output cannot be made, `CorruptCheckpoint` where the source
-    contradicts its checksum, `ParityFailed` where the file is not what was written, `SystemIOError` where the system fails.
+    holds for it. Without ``sync`` nothing waits for the disk: the caller makes many outputs durable at once. Raises `OutputError`
+    before anything is read where the output cannot be made, `CorruptCheckpoint` where the source contradicts its checksum,
+    `ParityFailed` where the file is not what was written, `SystemIOError` where the system fails.
     """
     layouts = list(layouts)
     target = Path(target)
@@ -67,12 +69,14 @@ def write_layouts(
         for layout, route, path, before in zip(layouts, routes, paths, old, strict=True):
             temporary = Temporary(path)
             temporaries.append(temporary)
-            crcs = _write(layout, route.order, temporary, before, verify, _shifted(observe, sum(w.size for w in written), total))
+            crcs = _write(
+                layout, route.order, temporary, before, verify, _shifted(observe, sum(w.size for w in written), total), sync
+            )
             written.append(Written(path, layout.size, crcs))
         for file in opened.values():
             if file.changed():
                 raise SystemIOError("changed while it was read", path=file.path)
-        _rename(temporaries, replace=force)
+        _rename(temporaries, replace=force, sync=sync)
         return written
     finally:
         for temporary in temporaries:
@@ -130,7 +134,13 @@ def _shifted(observe: Observe | None, before: int, total: int) -> Observe | None
 
 
 def _write(
-    layout: Layout, order: list[int], temporary: Temporary, old: os.stat_result | None, verify: bool, observe: Observe | None
+    layout: Layout,
+    order: list[int],
+    temporary: Temporary,
+    old: os.stat_result | None,
+    verify: bool,
+    observe: Observe | None,
+    sync: bool,
 ) -> list[int | None]:
     """Fill one temporary and leave it flushed and closed."""
     try:
@@ -140,7 +150,8 @@ def _write(
         crcs = stream(layout, order, temporary.fd, read_back, observe)
         if os.fstat(temporary.fd).st_size != layout.size:
             raise ParityFailed(f"has {os.fstat(temporary.fd).st_size} bytes on disk, {layout.size} were written")
-        _flush(temporary.fd)
+        if sync:
+            _flush(temporary.fd)
         temporary.close()
     except ParityFailed as error:
         raise error.with_path(temporary.target) from error.__cause__
@@ -193,7 +204,7 @@ def _flush(fd: int) -> None:
     os.fsync(fd)
 
 
-def _rename(temporaries: list[Temporary], *, replace: bool) -> None:
+def _rename(temporaries: list[Temporary], *, replace: bool, sync: bool) -> None:
     """Give all files their names; where a later one fails, new names given before are taken back."""
     given: list[Temporary] = []
     try:
@@ -203,7 +214,7 @@ def _rename(temporaries: list[Temporary], *, replace: bool) -> None:
             except OSError as error:
                 raise SystemIOError(f"cannot be given its name: {error.strerror}", path=temporary.target) from error
             given.append(temporary)
-        for folder in dict.fromkeys(t.target.parent for t in temporaries):
+        for folder in dict.fromkeys(t.target.parent for t in temporaries if sync):
             _flush_folder(folder)
     except BaseException:
         if not replace:

@@ -1,0 +1,61 @@
+"""The other side of `convert.zoo.processes`: a warm process that takes tasks from standard input, a JSON line each, and tells outcomes.
+
+It dies with whoever started it, and is the first that the system kills when memory runs out; what libraries print goes to standard
+error. Its memory is limited, so that a hostile file takes only this process down.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(memory: int, parent: int) -> int:
+    """Work until standard input ends. ``memory`` is in bytes."""
+    _die_with(parent)
+    _limit(memory)
+    telling = os.dup(1)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us says when to stop
+    from convert.console import signals
+    from convert.zoo.work import perform
+
+    gc.freeze()
+    with signals(), os.fdopen(os.dup(0), "rb") as tasks:
+        for line in tasks:
+            told = json.dumps(perform(json.loads(line)), separators=(",", ":")).encode() + b"\n"
+            while told:
+                told = told[os.write(telling, told) :]
+    return 0
+
+
+def _die_with(parent: int) -> None:
+    with suppress(Exception):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if hasattr(os, "getppid") and os.getppid() != parent:
+        raise SystemExit(1)
+
+
+def _limit(memory: int) -> None:
+    with suppress(Exception):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    with suppress(OSError):
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(fd, b"500")
+        os.close(fd)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -297,38 +297,6 @@ def test_verify_says_equal_and_finds_one_changed_bit(training: Path, target: str
         assert "values differ" in done.stdout
 
 
-def test_migrate_mirrors_a_tree_and_goes_on(training: Path, gan: Path, tmp_path: Path) -> None:
-    source, destination = tmp_path / "zoo", tmp_path / "out"
-    (source / "deep" / "er").mkdir(parents=True)
-    (source / "a.pth.tar").write_bytes(training.read_bytes())
-    (source / "deep" / "er" / "gan.pth").write_bytes(gan.read_bytes())
-    (source / "deep" / "bad.pth").write_bytes(training.read_bytes()[:-200])
-    (source / "README.md").write_text("not a checkpoint")
-    document = run_json("migrate", source, destination, "--to", "safetensors", "--to", "pth", exit_code=65)
-    assert (document["done"], document["failed"], document["skipped"]) == (4, 2, 0)
-    assert document["ignored"] == [str(source / "README.md")]
-    made = {
-        f"{name}.{target}"
-        for name in ("a", "deep/er/gan.generator", "deep/er/gan.discriminator")
-        for target in ("safetensors", "pth")
-    }
-    assert files(destination) == made
-    (source / "deep" / "bad.pth").unlink()
-    again = run_json("migrate", source, destination, "--to", "safetensors", "--to", "pth")
-    assert (again["done"], again["skipped"]) == (0, 4)
-    assert run_json("migrate", source, destination, "--to", "safetensors", "--force")["done"] == 2
-
-
-def test_migrate_keeps_namesakes_apart(training: Path, tmp_path: Path) -> None:
-    source, destination = tmp_path / "zoo", tmp_path / "out"
-    (source / "deep").mkdir(parents=True)
-    for name in ("a.pth", "a.pt", "a.txt", "b.pth"):
-        (source / "deep" / name).write_bytes(training.read_bytes() if name != "a.txt" else b"notes")
-    document = run_json("migrate", source, destination, "--to", "safetensors", "--jobs", "1")
-    assert document["done"] == 3
-    assert files(destination) == {"deep/a.pth.safetensors", "deep/a.pt.safetensors", "deep/b.safetensors"}
-
-
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion_knows_commands_and_targets(shell: str) -> None:
     def complete(*words: str) -> str:

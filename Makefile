@@ -22,7 +22,7 @@ N ?= 1000
 SEED ?= 0
 TIME ?= 300
 
-.PHONY: help setup test property fuzz lint format migrate bench bench-all clean distclean
+.PHONY: help setup test property faults fuzz lint format migrate bench bench-all clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ property: $(READY) ## random checkpoints by every lossless route, judged by torc
 fuzz: $(READY) ## changed files of every container, judged by the containers' own libraries; TIME=600, TARGETS="zip tar", JOBS=2
 	@$(BIN)/python -m tests.parts
 	$(BIN)/python -m tests.fuzz.run --seconds $(TIME) --jobs $(or $(JOBS),1) $(if $(TARGETS),--targets "$(TARGETS)")
+
+faults: $(READY) ## every write path under failing system calls and signals (strace); ARGS="--only npz --sample 50"
+	@$(BIN)/python -m tests.parts
+	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, the directions of imports, generated documentation
 	$(BIN)/ruff check .

@@ -7,8 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from convert.naming import make_folder
 from convert.text import shown
-from formats.core.errors import OutputError, SystemIOError
+from formats.core.layout import Layout, Literal
+from formats.core.output import write_layouts
 
 SUFFIX = ".py.txt"  # no suffix that anything imports or runs
 MAX_LINES = 20_000  # of one text that are printed
@@ -41,29 +43,18 @@ def save(sources: Mapping[str, str], folder: Path) -> list[Path]:
     An existing file is never replaced: a number is added to the name, and a link is an existing file. Raises `OutputError` where the
     folder cannot be made or is none.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot be made a folder: {error.strerror}", path=folder) from error
-    written: list[Path] = []
+    make_folder(folder)
+    layouts = []
+    taken: set[str] = set()
     for name, text in sources.items():
-        path, number = folder / file_name(name), 1
-        while True:
-            try:
-                fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
-                break
-            except FileExistsError:
-                number += 1
-                path = folder / file_name(name).replace(SUFFIX, f"~{number}{SUFFIX}")
-            except OSError as error:
-                raise OutputError(f"cannot be written: {error.strerror}", path=path) from error
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(text.encode("utf-8", "surrogateescape" if _bytes(text) else "backslashreplace"))
-        except OSError as error:
-            raise SystemIOError(f"{error.strerror}", path=path) from error
-        written.append(path)
-    return written
+        free, number = file_name(name), 1
+        while free in taken or os.path.lexists(folder / free):
+            number += 1
+            free = file_name(name).replace(SUFFIX, f"~{number}{SUFFIX}")
+        taken.add(free)
+        data = text.encode("utf-8", "surrogateescape" if _bytes(text) else "backslashreplace")
+        layouts.append(Layout(len(data), [Literal(0, data)], name=free))
+    return [written.path for written in write_layouts(layouts, folder / "class")]
 
 
 def _bytes(text: str) -> bool:

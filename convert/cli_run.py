@@ -149,8 +149,9 @@ def _shown(found: Any, html: str | None, title: str, json: bool, more: list[str]
         document["replay"] = more
     if html is not None:
         from convert.html import page
+        from formats.core.output import write_bytes
 
-        Path(html).write_text(page(document, title), encoding="utf-8")
+        write_bytes(page(document, title).encode("utf-8"), Path(html), force=True)
     if json:
         console.emit(document)
     else:

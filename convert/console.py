@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from convert.report import Failure
 
 INTERRUPTED = 130
-TERMINATED = 143
 CLOSED = 141  # as a shell shows a program that SIGPIPE ended
+_ENDINGS = {getattr(signal, "SIGTERM", 0): "terminated", getattr(signal, "SIGHUP", 0): "hung up"}
 
 
 class Closed(Exception):
@@ -108,19 +108,31 @@ def default(job: Job) -> int:
     return report.exit
 
 
+class Ended(BaseException):
+    """A signal asked the program to end: unwinds the stack, so that temporaries are removed. No KeyboardInterrupt: typer catches those."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 @contextmanager
 def signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind the stack, so that temporaries are removed; what was set before is set again at the end."""
+    """SIGINT, SIGTERM and SIGHUP raise `Ended`, the first of them once: while it unwinds, another one must not stop the removal of
+    temporaries. What was set before is set again at the end; what somebody has set to be ignored (nohup) stays so."""
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        raise Ended(number)
 
-    before = {}
-    for name in ("SIGTERM", "SIGHUP"):
+    before: dict[int, Any] = {}
+    for name in ("SIGTERM", "SIGHUP", "SIGINT"):
         number = getattr(signal, name, None)
         try:
-            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, end)
+            if number is not None and (old := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, end)
+                before[number] = old
         except ValueError:  # not the main thread: whoever runs us has the signals
             break
     try:
@@ -132,6 +144,18 @@ def signals() -> Iterator[None]:
 
 def guarded(arguments: Sequence[str], action: Any) -> int:
     """``action()``'s exit code, with every way in which it may end badly made one line."""
+    try:
+        with signals():
+            return _guarded(arguments, action)
+    except Ended as ended:
+        err(f"convert: {_ENDINGS.get(ended.number, 'interrupted')}")
+        return 128 + ended.number
+    except KeyboardInterrupt:
+        err("convert: interrupted")
+        return INTERRUPTED
+
+
+def _guarded(arguments: Sequence[str], action: Any) -> int:
     debug = "--debug" in arguments
     json = "--json" in arguments
     for stream in (sys.stdout, sys.stderr):
@@ -139,18 +163,14 @@ def guarded(arguments: Sequence[str], action: Any) -> int:
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
     try:
-        with signals():
-            code = int(action())
-            try:
-                sys.stdout.flush()
-            except BrokenPipeError:
-                raise
-            except OSError as error:
-                raise _unwritable(sys.stdout, error) from error
-            return code
-    except KeyboardInterrupt:
-        err("convert: interrupted")
-        return INTERRUPTED
+        code = int(action())
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _unwritable(sys.stdout, error) from error
+        return code
     except (Closed, BrokenPipeError):
         # Whoever read has gone; the interpreter must not try to flush once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

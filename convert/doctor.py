@@ -24,7 +24,8 @@ from convert.select import Choice, choose
 from convert.text import count
 from formats import registry
 from formats.core.checkpoint import Checkpoint
-from formats.core.errors import AmbiguousCheckpoint, CheckpointError, OutputError, ParityFailed, UsageError
+from formats.core.errors import AmbiguousCheckpoint, CheckpointError, ParityFailed, UsageError
+from formats.core.output import write_bytes
 from formats.core.tensor import CompositeTensor, TensorView
 
 SURE = ("possible", "likely", "certain")
@@ -148,13 +149,8 @@ def write_rules(found: Diagnosis, path: Path, *, force: bool = False) -> None:
     if not found.remedies:
         raise UsageError("there is no rule to write", path=found.source)
     head = f"# keys of {found.source.name} as {Path(found.expected.name).name} has them\n"
-    try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(head.replace("\r", " ") + "".join(f"{line}\n" for line in found.remedies[0].lines))
-    except FileExistsError as error:
-        raise OutputError("exists already", path=path, hint="--force replaces it") from error
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror}", path=path) from error
+    text = head.replace("\r", " ") + "".join(f"{line}\n" for line in found.remedies[0].lines)
+    write_bytes(text.encode("utf-8"), path, force=force)
 
 
 def _raw(checkpoint: Checkpoint) -> tuple[str, dict[str, Shape | None] | None, Mapping[Any, Any] | None]:

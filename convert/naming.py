@@ -72,10 +72,17 @@ def check_place(path: Path, source: Path, *, named: bool, create: bool) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make ``folder`` and what is missing above it."""
+    if folder.is_dir():
+        return
+    missing = [above for above in (folder, *folder.parents) if not above.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"the output's folder cannot be made: {error.strerror}", path=folder) from error
+    from formats.core.replacing import flush_folder
+
+    for made in missing:  # its name is durable when the folder around it is flushed
+        flush_folder(made.parent)
 
 
 class Exists(OutputError):

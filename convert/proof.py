@@ -24,6 +24,7 @@ from convert.report import Output
 from convert.trial import trial
 from formats import registry
 from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed, SystemIOError, Unsupported, UsageError
+from formats.core.output import write_bytes
 
 if TYPE_CHECKING:
     from convert.select import Choice
@@ -175,7 +176,7 @@ def settle(found: Parity, output: Output, options: RunOptions) -> None:
     if options.html is not None:
         from convert.html import page
 
-        Path(options.html).write_text(page(output.parity, output.path.name), encoding="utf-8")
+        write_bytes(page(output.parity, output.path.name).encode("utf-8"), Path(options.html), force=True)
     if found.exit:
         blame = f"; {found.diagnosis[1]}" if len(found.diagnosis) > 1 else ""
         raise ParityFailed(f"{output.path.name} is not its source: {found.reason}{blame}", hint=_hint(found))

@@ -31,6 +31,9 @@ class Failure:
         if isinstance(error, CheckpointError):
             path = source if error.path is None else error.path
             return cls(error.exit_code, error.kind, error.what, None if path is None else str(path), error.hint)
+        if isinstance(error, OSError):  # of a call that nobody expected to fail
+            path = source if error.filename is None else error.filename
+            return cls(74, "io", error.strerror or str(error), None if path is None else str(path))
         what = f"internal error: {type(error).__name__}: {error!s:.300}"
         hint = "this is a fault of the program: --debug shows where"
         return cls(INTERNAL, "internal", what, None if source is None else str(source), hint)

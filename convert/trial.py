@@ -2,52 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from formats.core.errors import OutputError
-from formats.core.output import TEMPORARY_SUFFIX, check_output
+from formats.core.output import check_output
+from formats.core.replacing import give_names, remove_all
+from formats.core.temporary import TEMPORARY_SUFFIX, Temporary
+
+SUFFIX = f".d{TEMPORARY_SUFFIX}"
 
 
 @contextmanager
 def trial(target: Path, *, force: bool) -> Iterator[Path]:
     """A folder on ``target``'s file system. Files made in it go beside ``target`` at the end, the one of its name last; if an error
-    comes out of the block, nothing of it stays."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:80]}.", suffix=TEMPORARY_SUFFIX, dir=target.parent))
+    comes out of the block, nothing of it stays. One that a killed run has left is taken away; a living run's raises `OutputError`."""
+    guard = Temporary(target)
     try:
-        yield folder
-        made = sorted(folder.iterdir(), key=lambda path: (path.name == target.name, path.name))
-        for path in made:
-            check_output(target.parent / path.name, force=force)
-        for path in made:
-            _place(path, target.parent / path.name, force)
-        _flush(target.parent)
+        guard.create(None)
+        folder = guard.path.with_name(guard.path.name.removesuffix(TEMPORARY_SUFFIX) + SUFFIX)
+        shutil.rmtree(folder, ignore_errors=True)  # of a dead run: a living one would hold the guard
+        try:
+            folder.mkdir(mode=0o700)
+            yield folder
+            made = sorted(folder.iterdir(), key=lambda path: (path.name == target.name, path.name))
+            for path in made:
+                check_output(target.parent / path.name, force=force)
+            give_names([Temporary.finished(path, target.parent / path.name) for path in made], replace=force)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _place(path: Path, final: Path, force: bool) -> None:
-    """Rename without ever replacing what somebody else has put there meanwhile."""
-    if force:
-        path.replace(final)
-        return
-    try:
-        os.link(path, final)
-    except FileExistsError as error:
-        raise OutputError("exists already", path=final, hint="--force replaces it") from error
-    except OSError:  # a file system without links
-        path.rename(final)
-
-
-def _flush(folder: Path) -> None:
-    if os.name == "nt":
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        remove_all([guard])

@@ -38,7 +38,10 @@ class Part:
         return modules + [name for name in self.programs if program(name) is None]
 
 
-PARTS: tuple[Part, ...] = (Part("atheris", modules=("atheris",), pip=("atheris==3.0.0",)),)
+PARTS: tuple[Part, ...] = (
+    Part("atheris", modules=("atheris",), pip=("atheris==3.0.0",)),
+    Part("strace", programs=("strace",), apt=("strace",)),
+)
 
 
 def program(name: str) -> str | None:

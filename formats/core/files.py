@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,13 @@ class SourceFile:
         return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns) != self.identity
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = (
+            self.fd,
+            -1,
+        )  # first: a signal may come between closing it and knowing so, and the number may be another file's then
+        if fd >= 0:
+            with suppress(OSError):  # what was read has been read
+                os.close(fd)
 
     def __del__(self) -> None:
         if getattr(self, "fd", -1) >= 0:

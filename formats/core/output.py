@@ -16,13 +16,15 @@ from pathlib import Path
 
 from formats.core.errors import CheckpointError, OutputError, ParityFailed, SystemIOError
 from formats.core.files import SourceFile
-from formats.core.layout import Layout
+from formats.core.layout import Layout, Literal
 from formats.core.moving import Observe
 from formats.core.record import record
+from formats.core.replacing import give_names, remove_all
 from formats.core.streaming import check_cover, itinerary, stream
-from formats.core.temporary import TEMPORARY_SUFFIX, Temporary, unlink
+from formats.core.temporary import TEMPORARY_SUFFIX, Temporary
 
 # Errors that say "not here" of the place rather than "the device failed".
+MOST_KNOWN = 200  # files of one run whose temporaries have names that the next run knows: each costs a descriptor until the end
 _PLACE_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 
 
@@ -67,7 +69,7 @@ def write_layouts(
     try:
         written: list[Written] = []
         for layout, route, path, before in zip(layouts, routes, paths, old, strict=True):
-            temporary = Temporary(path)
+            temporary = Temporary(path, known=len(layouts) <= MOST_KNOWN)
             temporaries.append(temporary)
             crcs = _write(
                 layout, route.order, temporary, before, verify, _shifted(observe, sum(w.size for w in written), total), sync
@@ -76,11 +78,15 @@ def write_layouts(
         for file in opened.values():
             if file.changed():
                 raise SystemIOError("changed while it was read", path=file.path)
-        _rename(temporaries, replace=force, sync=sync)
+        give_names(temporaries, replace=force, sync=sync)
         return written
     finally:
-        for temporary in temporaries:
-            temporary.remove()
+        remove_all(temporaries)
+
+
+def write_bytes(content: bytes, target: Path | str, *, force: bool = False) -> None:
+    """A file of ``content``, made like every other: whole, read back and durable before it has its name."""
+    write_layouts([Layout(len(content), [Literal(0, content)])], target, force=force)
 
 
 def check_output(path: Path, *, force: bool = False, sources: Iterable[SourceFile] = ()) -> os.stat_result | None:
@@ -204,40 +210,4 @@ def _flush(fd: int) -> None:
     os.fsync(fd)
 
 
-def _rename(temporaries: list[Temporary], *, replace: bool, sync: bool) -> None:
-    """Give all files their names; where a later one fails, new names given before are taken back."""
-    given: list[Temporary] = []
-    try:
-        for temporary in temporaries:
-            try:
-                temporary.rename(replace=replace)
-            except OSError as error:
-                raise SystemIOError(f"cannot be given its name: {error.strerror}", path=temporary.target) from error
-            given.append(temporary)
-        for folder in dict.fromkeys(t.target.parent for t in temporaries if sync):
-            _flush_folder(folder)
-    except BaseException:
-        if not replace:
-            for temporary in given:
-                unlink(temporary.target)
-        raise
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the names durable; not every system lets a folder be opened or flushed."""
-    if os.name == "nt":
-        return
-    try:
-        fd = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-    except OSError:
-        return
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP):
-            raise SystemIOError(f"cannot be flushed: {error.strerror}", path=folder) from error
-    finally:
-        os.close(fd)
-
-
-__all__ = ["TEMPORARY_SUFFIX", "Written", "check_output", "write_layouts"]
+__all__ = ["TEMPORARY_SUFFIX", "Written", "check_output", "write_bytes", "write_layouts"]

@@ -74,6 +74,11 @@ def entries(node: Any) -> Iterator[tuple[Any, Any]]:
             yield from enumerate(node.items)
 
 
+def is_flat(node: Any) -> bool:
+    """Whether a mapping is nothing but plain tensors under texts, as most state dicts are: 100,000 of them are told in no time."""
+    return isinstance(node, dict) and set(map(type, node.values())) == {TensorView} and set(map(type, node)) == {str}
+
+
 def _containers(tree: Any, by_name: bool) -> list[tuple[str, Any, Any]]:
     """(path, last key, node) of every container, parents first, each object once, not below modules and what is no model."""
     found: list[tuple[str, Any, Any]] = []
@@ -85,6 +90,8 @@ def _containers(tree: Any, by_name: bool) -> list[tuple[str, Any, Any]]:
             continue
         seen.add(id(node))
         found.append((path, key, node))
+        if is_flat(node):
+            continue
         if _skipped(key if by_name else None, node) or module_fields(node) is not None:
             continue
         below = [(join(path, key), key, child) for key, child in entries(node) if is_container(child)]
@@ -163,6 +170,10 @@ def _judge(path: str, node: Any, results: dict[int, list[Candidate]]) -> list[Ca
     direct = nbytes = weighty = 0
     below: list[Candidate] = []
     taken: set[int] = set()
+    if is_flat(node):
+        weighty = any("." in name or _WEIGHT_LIKE.search(name) for name in node)
+        why = "state dict" if weighty or _is_state_dict(node) else BY_NAME
+        return [Candidate(path, "state dict", len(node), sum([tensor.nbytes for tensor in node.values()]), why, node)]
     for name, child in entries(node):
         if type(child) is TensorView or type(child) is CompositeTensor:
             direct += 1
@@ -232,6 +243,8 @@ def flatten(tree: Any) -> StateDict:
     """Every tensor below ``tree`` under its dotted path, in file order. Raises where two places give one name."""
     if is_tensor(tree):
         return StateDict({"tensor": tree})
+    if is_flat(tree):
+        return StateDict(dict(tree), _versions(tree))
     tensors: dict[str, AnyTensor] = {}
     origin: dict[str, Any] = {}
     above: set[int] = set()
@@ -260,8 +273,12 @@ def flatten(tree: Any) -> StateDict:
                     [(dot + _key(k), k, child, False) for k, child in entries(node) if is_tensor(child) or is_container(child)]
                 )
             )
+    return StateDict(tensors, _versions(tree))
+
+
+def _versions(tree: Any) -> dict[Any, Any] | None:
     versions = tree.attributes.get("_metadata") if type(tree) is Ordered and tree.attributes else None
-    return StateDict(tensors, versions if isinstance(versions, dict) else None)
+    return versions if isinstance(versions, dict) else None
 
 
 def _key(key: Any) -> str:

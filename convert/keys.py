@@ -33,6 +33,8 @@ def strip_wrappers(state_dict: StateDict) -> tuple[StateDict, str | None]:
 
 
 def _inner(keys: list[str]) -> str | None:
+    if not any(".module." in key for key in keys):
+        return None
     wrapped: set[str] = set()
     plain: set[str] = set()
     for key in keys:

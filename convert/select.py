@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from convert.candidates import Candidate, candidates, entries, flatten, is_container, is_optimizer, is_tensor, join
+from convert.candidates import Candidate, candidates, entries, flatten, is_container, is_flat, is_optimizer, is_tensor, join
 from convert.keys import strip_wrappers
 from convert.modules import module_fields, state_dict_of
 from formats.core.checkpoint import Checkpoint, Global, Ordered, Record, StateDict, walk
@@ -194,6 +194,8 @@ def dropped(checkpoint: Checkpoint, choices: list[Choice]) -> list[Dropped]:
 
 def _beside(path: str, node: Any, kept: set[int]) -> Iterator[Dropped]:
     """Values of a chosen mapping that are no tensors of the model."""
+    if is_flat(node):
+        return
     for key, child in entries(node):
         if not is_tensor(child) and not any(id(t) in kept for t in _tensors_below(child)):
             yield _describe(join(path, key), child)

@@ -68,8 +68,9 @@ def expand(model: StateDict, dtypes: frozenset[str], *, ties: Literal["alias", "
         result.aliases = tied(model.tensors)
     else:
         result.duplicates = tied(model.tensors)
-    stored = {key: tensor for key, tensor in model.tensors.items() if key not in result.aliases}
-    for key, tensor in stored.items():
+    for key, tensor in model.tensors.items():
+        if key in result.aliases:
+            continue
         if type(tensor) is TensorView and tensor.dtype.name in dtypes:
             result.tensors[key] = tensor
         else:
@@ -134,12 +135,12 @@ def _describe(model: StateDict, result: Expanded) -> str | None:
     if result.duplicates:
         said["tied"] = result.duplicates
     order = [place[key] for key in model.tensors]
-    if any(index != at for at, index in enumerate(order)):
+    if order != list(range(len(order))):
         said["order"] = order
-    for name, attribute in (("parameters", "parameter"), ("requires_grad", "requires_grad")):
-        marked = [place[key] for key, tensor in model.tensors.items() if getattr(tensor, attribute)]
-        if marked:
-            said[name] = sorted(marked)
+    if parameters := [place[key] for key, tensor in model.tensors.items() if tensor.parameter]:
+        said["parameters"] = sorted(parameters)
+    if wanting := [place[key] for key, tensor in model.tensors.items() if tensor.requires_grad]:
+        said["requires_grad"] = sorted(wanting)
     versions: dict[str, Any] = {}
     for module, local in (model.versions or {}).items():
         if isinstance(module, str) and isinstance(local, dict) and _jsonable(local):

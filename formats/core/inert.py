@@ -126,6 +126,9 @@ class Inert:
             entries = target.entries = target.entries if target.entries is not None else {}
         else:
             raise CorruptCheckpoint(f"a key for a {type(target).__name__} at byte {self.pos}")
+        if len(pairs) > 64 and set(map(type, pairs[::2])) == {str}:
+            entries.update(zip(pairs[::2], pairs[1::2], strict=True))
+            return
         for at in range(0, len(pairs), 2):
             key = pairs[at]
             if type(key) is not str:

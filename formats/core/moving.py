@@ -75,7 +75,7 @@ class Mover:
             buffer = self.check.buffer()
             view = memoryview(buffer)
             file.read_into(at, view[: length + count])
-            begin = storage.settle(view)
+            begin = storage.settle(view, 0, at + length + storage.nbytes)
             write_at(self.fd, view[begin : begin + count], offset)
             self.check.piece(offset, count, buffer, [(index, count)], begin)
             offset += count
@@ -102,7 +102,9 @@ class Mover:
     def _gather(self, near: list[int]) -> None:
         """Read small segments that follow each other in the source, those near to each other by one read."""
         segments = self.layout.data
-        together: list[tuple[int, Any, int, bool]] = []  # (index, storage, offset in the file, whether its header comes first)
+        together: list[
+            tuple[int, Any, int, int]
+        ] = []  # (index, storage, offset in the file, bytes of what stands before the data)
         file: SourceFile | None = None
         start = stop = 0
         for index in near:
@@ -125,12 +127,12 @@ class Mover:
                 together = []
             if not together:
                 file, start, stop = source, at, end
-            together.append((index, storage, at, lead is not None))
+            together.append((index, storage, at, length))
             stop = max(stop, end)
         if together:
             self._read(file, start, stop, together)
 
-    def _read(self, file: Any, start: int, stop: int, together: list[tuple[int, Any, int, bool]]) -> None:
+    def _read(self, file: Any, start: int, stop: int, together: list[tuple[int, Any, int, int]]) -> None:
         segments, small = self.layout.data, self.small
         held = bytearray(stop - start)
         index = together[0][0]
@@ -138,8 +140,8 @@ class Mover:
         try:
             file.read_into(start, memoryview(held))
             for index, storage, at, headed in together:
-                begin = storage.settle(held, at - start) if headed else at - start
                 count = storage.nbytes
+                begin = storage.settle(held, at - start, at + headed + count) if headed else at - start
                 small.append((segments[index].offset, index, bytes(held[begin : begin + count])))
                 taken += count
         except CheckpointError as error:

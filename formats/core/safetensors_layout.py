@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from json.encoder import encode_basestring
+from operator import itemgetter
 
-from formats.core.dtype import BY_SAFETENSORS
+from formats.core.dtype import BY_SAFETENSORS, DType
 from formats.core.errors import Unsupported
 from formats.core.layout import Data, Layout, Literal
 from formats.core.protocol import Capabilities
@@ -31,24 +33,30 @@ def lay_out(given: Mapping[str, AnyTensor], metadata: Mapping[str, str]) -> Layo
     Raises `Unsupported`, naming the tensor, for what the format has no place for.
     """
     tensors = [(name, _held(name, tensor)) for name, tensor in given.items()]
-    tensors.sort(key=lambda entry: (_RANK[str(entry[1].dtype.safetensors)], entry[0]))
+    tensors.sort(key=itemgetter(0))
+    tensors.sort(key=lambda entry: _RANK[entry[1].dtype.safetensors or ""])
     parts: list[str] = []
+    kinds: dict[tuple[DType, tuple[int, ...]], str] = {}  # what tensors of one type and shape have in common in the header
     data: list[Data] = []
     if metadata:
         texts = {key: metadata[key] for key in sorted(metadata)}
         parts.append(f'"__metadata__":{json.dumps(texts, ensure_ascii=False, separators=(",", ":"))}')
     at = 0
     for name, tensor in tensors:
-        shape = tensor.shape
-        if tensor.dtype.safetensors == "F4":
-            shape = (*shape[:-1], 2 * shape[-1])
-        sizes = ",".join(map(str, shape))
-        parts.append(
-            f'{json.dumps(name, ensure_ascii=False)}:{{"dtype":"{tensor.dtype.safetensors}","shape":[{sizes}],'
-            f'"data_offsets":[{at},{at + tensor.nbytes}]}}'
-        )
-        data.append(Data(at, tensor.row_major(), name))
-        at += tensor.nbytes
+        storage = tensor.row_major()
+        known = kinds.get((tensor.dtype, tensor.shape))
+        if known is None:
+            shape = tensor.shape
+            if tensor.dtype.safetensors == "F4":
+                shape = (*shape[:-1], 2 * shape[-1])
+            sizes = ",".join(map(str, shape))
+            known = kinds[tensor.dtype, tensor.shape] = (
+                f':{{"dtype":"{tensor.dtype.safetensors}","shape":[{sizes}],"data_offsets":['
+            )
+        end = at + storage.nbytes
+        parts.append(f"{encode_basestring(name)}{known}{at},{end}]}}")
+        data.append(Data(at, storage, name))
+        at = end
     try:
         header = f"{{{','.join(parts)}}}".encode()
     except UnicodeEncodeError as error:

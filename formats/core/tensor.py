@@ -10,7 +10,7 @@ from typing import Any
 
 from formats.core.dtype import DType
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
-from formats.core.storage import Storage
+from formats.core.storage import Storage, Window
 
 MAX_DIMS = 64  # torch's own limit (c10::kVariableDims plus margin); numpy's is 64
 # An expanded view (stride 0, overlaps) may name more bytes than its storage holds: at most this many times as many …
@@ -23,11 +23,25 @@ class TensorView:
     """A strided window: ``shape`` and ``strides`` and ``offset`` in elements of ``dtype``, over ``storage``.
 
     ``parameter`` is whether the file says `torch.nn.Parameter`; ``conj`` and ``neg`` are torch's lazy bits: the storage holds the
-    values before conjugation or negation. Raises `CorruptCheckpoint` where torch's bound
+    values before conjugation or negation. ``contiguous`` means row-major, as ``torch.Tensor.is_contiguous`` does.
+
+    Raises `CorruptCheckpoint` where torch's bound
     ``offset + sum((size - 1) * stride) < numel`` (``at::native::checkInBoundsForStorage``) does not hold.
     """
 
-    __slots__ = ("conj", "dtype", "neg", "numel", "offset", "parameter", "requires_grad", "shape", "storage", "strides")
+    __slots__ = (
+        "conj",
+        "contiguous",
+        "dtype",
+        "neg",
+        "numel",
+        "offset",
+        "parameter",
+        "requires_grad",
+        "shape",
+        "storage",
+        "strides",
+    )
 
     def __init__(
         self,
@@ -55,10 +69,10 @@ class TensorView:
             known = _extent(shape, strides)
             if len(_EXTENTS) < 4096:
                 _EXTENTS[shape, strides] = known
-        elif known[3] is not shape or known[4] is not strides:
+        elif known[4] is not shape or known[5] is not strides:
             # Equal is not enough: (True, 2.0) equals (1, 2). The same objects come again with the next tensor.
             known = _EXTENTS[shape, strides] = _extent(shape, strides)
-        self.numel, extent, self.strides = known[:3]
+        self.numel, extent, self.strides, self.contiguous = known[:4]
         if type(offset) is not int or offset < 0:
             raise CorruptCheckpoint(f"tensor offset {offset!r:.40} is not a count")
         held = storage.nbytes // dtype.itemsize
@@ -82,19 +96,6 @@ class TensorView:
         return self.storage.location
 
     @property
-    def contiguous(self) -> bool:
-        """Row-major, as ``torch.Tensor.is_contiguous``."""
-        if not self.numel:
-            return True
-        expected = 1
-        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
-            if size != 1:
-                if stride != expected:
-                    return False
-                expected *= size
-        return True
-
-    @property
     def plain(self) -> bool:
         """Whether the row-major bytes are a range of the storage as it is."""
         return self.contiguous and not self.conj and not self.neg
@@ -109,13 +110,9 @@ class TensorView:
 
     def row_major(self) -> Storage:
         """The values as row-major little-endian bytes, lazy bits resolved; a range of the file wherever that is possible."""
-        from formats.core.storage import Window
-
-        if self.plain:
-            start, stop = self.bytes_range()
-            if start == 0 and stop == self.storage.nbytes:
-                return self.storage
-            return Window(self.storage, start, stop - start)
+        if self.contiguous and not self.conj and not self.neg:
+            start, nbytes = self.offset * self.dtype.itemsize, self.numel * self.dtype.itemsize
+            return self.storage if nbytes == self.storage.nbytes else Window(self.storage, start, nbytes)
         from formats.core.packed import Packed
 
         return Packed(self)
@@ -191,9 +188,9 @@ class CompositeTensor:
 
 
 _Shape = tuple[int, ...]
-_Extent = tuple[int, int, _Shape, _Shape, _Shape | None]
-# (shape, strides) → (numel, elements from the offset to the last one, strides, and the key's own objects): a model has few shapes
-# and many tensors.
+_Extent = tuple[int, int, _Shape, bool, _Shape, _Shape | None]
+# (shape, strides) → (numel, elements from the offset to the last one, strides, whether contiguous, and the key's own objects): a model
+# has few shapes and many tensors.
 _EXTENTS: dict[tuple[_Shape, _Shape | None], _Extent] = {}
 
 
@@ -213,7 +210,10 @@ def _extent(shape: _Shape, strides: _Shape | None) -> _Extent:
         if type(stride) is not int or stride < 0:
             raise CorruptCheckpoint(f"tensor stride {stride!r:.40} is not a count")
         last += (size - 1) * stride
-    return numel, last + 1 if numel else 0, steps, shape, strides
+    contiguous = not numel or all(
+        size == 1 or step == own for size, step, own in zip(shape, steps, row_major(shape), strict=True)
+    )
+    return numel, last + 1 if numel else 0, steps, contiguous, shape, strides
 
 
 AnyTensor = TensorView | CompositeTensor

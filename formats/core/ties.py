@@ -17,6 +17,8 @@ _BLOCK = 1 << 20  # bytes compared at once
 
 def tied(tensors: Mapping[str, AnyTensor]) -> dict[str, str]:
     """{key: the first key that names the very same elements}; overlapping and disjoint windows of one storage are not tied."""
+    if len({id(tensor.storage) if type(tensor) is TensorView else 0 for tensor in tensors.values()}) == len(tensors):
+        return {}  # a storage for each, as most models have
     storages: dict[int, int] = {}
     for tensor in tensors.values():
         owner = _owner(tensor)

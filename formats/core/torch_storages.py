@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Protocol
 
+from formats.core.checkpoint import Global
+from formats.core.dtype import DType
 from formats.core.errors import CorruptCheckpoint
 from formats.core.inert import LIMITS
 from formats.core.rebuild import Rebuilt, TypedStorage, storage_dtype
@@ -73,6 +75,7 @@ class Storages:
         self.big = big
         self.suffix = suffix
         self._typed: dict[str, TypedStorage] = {}
+        self._dtypes: dict[Any, DType | None] = {}
         self._other: dict[tuple[str, Any], TypedStorage] = {}  # a key under a second storage class
 
     def load(self, pid: Any) -> TypedStorage:
@@ -83,7 +86,9 @@ class Storages:
             raise CorruptCheckpoint(f"storage {key!r:.60} with {_shown(numel)} elements: a text and a count are needed")
         typed = self._typed.get(key)
         if typed is None:
-            dtype = storage_dtype(cls)
+            # Only names are hashed: a tuple may nest deeper than C code recurses.
+            known = type(cls) is Global and cls in self._dtypes
+            dtype = self._dtypes[cls] if known else self._dtypes.setdefault(cls, storage_dtype(cls))
             nbytes = numel * dtype.itemsize if dtype else numel
             storage = self._open(key, nbytes, location if isinstance(location, str) else "cpu", dtype.swap if dtype else 1)
             typed = self._typed[key] = TypedStorage(storage, dtype, cls)

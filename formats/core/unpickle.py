@@ -126,6 +126,7 @@ class _Evaluator(RareOpcodes):
                     far[slot] = stack[-1]
                     objects += 1
             elif op == 0x68 or op == 0x6A or op == 0x67:  # BINGET LONG_BINGET GET
+                at = pos - 1
                 if op == 0x68:
                     slot = data[pos]
                     pos += 1
@@ -143,13 +144,12 @@ class _Evaluator(RareOpcodes):
                     raise SharedPart
                 if step is not None and not far and value.__class__ is Global and value.text == tensor_pattern.NAME:
                     self.pos = pos
-                    made = step.match(pos)
-                    if made is not None:
-                        met += 1
-                        objects += 4
+                    made = step.run(data[at:pos], pos, push, (limit - objects) // 5 + 1)
+                    if made:
+                        met += made
+                        objects += 5 * made
                         if objects > limit:
                             self._too_many(pos)
-                        push(made)
                         self.pos = pos = step.end
                         continue
                 push(value)

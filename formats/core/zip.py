@@ -23,6 +23,7 @@ _END64_PLACE = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _CENTRAL_PLACES = struct.Struct("<4s4xH10x2L4H6xL")  # the same entry: flags, sizes, lengths, disk, header
+_CENTRAL_STORED = struct.Struct("<4xH2x2H4x3L10xLL")  # … maker, flags, method, CRC, sizes, attributes, header
 _CENTRAL_CHECKED = struct.Struct("<8x2H4x3LH")  # the same entry: flags, method, CRC, sizes, length of the name
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LOCAL_CHECKED = struct.Struct("<4s2x2H4x3L2H")  # without version and time
@@ -121,17 +122,20 @@ class ZipDirectory:
         return start, length, count
 
     def _parse(self, data: bytes, count: int) -> None:
-        members, at, unpack, fixed = self.members, 0, _CENTRAL_PLACES.unpack_from, _CENTRAL.size
+        members, landmarks, at, unpack, fixed = self.members, self.landmarks, 0, _CENTRAL_PLACES.unpack_from, _CENTRAL.size
         starts, stops = array("Q"), array("Q")
-        while at + fixed <= len(data):
+        first, last = starts.append, stops.append
+        length = len(data)
+        while at + fixed <= length:
             signature, flags, packed, size, name_len, extra_len, comment_len, disk, header = unpack(data, at)
             if signature != b"PK\x01\x02":
                 break
             entry, name_at = at, at + fixed
             at = name_at + name_len + extra_len + comment_len
-            if at > len(data):
+            if at > length:
                 raise self._corrupt("has a directory that is cut short")
-            name = self._name(data[name_at : name_at + name_len], flags)
+            raw = data[name_at : name_at + name_len]
+            name = str(raw, "ascii") if raw.isascii() and b"\\" not in raw else self._name(raw, flags)
             if packed == 0xFFFFFFFF or size == 0xFFFFFFFF or header == 0xFFFFFFFF or disk == 0xFFFF:
                 extra = data[name_at + name_len : name_at + name_len + extra_len]
                 size, packed, header, disk = self._zip64(extra, size, packed, header, disk, name)
@@ -142,10 +146,10 @@ class ZipDirectory:
             if name in members:
                 raise self._corrupt(f"holds member {name!r:.100} twice")
             members[name] = entry
-            if not name[-1:].isdigit():
-                self.landmarks.append(name)
-            starts.append(header)
-            stops.append(header + _LOCAL.size + name_len + packed)
+            if not raw[-1:].isdigit():
+                landmarks.append(name)
+            first(header)
+            last(header + 30 + name_len + packed)
         if at != len(data) or len(members) != count:
             raise self._corrupt(f"has {len(members)} directory entries in {at} of {len(data)} bytes, where it declares {count}")
         self._starts = self._in_order(starts, stops)
@@ -220,6 +224,12 @@ class ZipDirectory:
     # -- the members ---------------------------------------------------------------------------------------------------------------
     def storage(self, name: str, location: str = "cpu") -> Storage:
         """The bytes of member ``name``; nothing is read until they are asked for."""
+        at = self.members.get(name)
+        if at is not None:
+            made_by, flags, method, crc, packed, size, attributes, header = _CENTRAL_STORED.unpack_from(self._data, at)
+            plain = made_by >> 8 != 3 or attributes >> 28 in (0, 0o10)  # no Unix mode, or a regular file's
+            if not method and packed == size < 0xFFFFFFFF > header and plain and not flags & 0x2041 and name[-1:] != "/":
+                return StoredMember(self, at, crc, header, size, location)
         member = self.member(name)
         if name.endswith("/") or member.mode & 0o170000 not in (0, 0o100000):
             raise self._corrupt(f"has member {name!r:.100} that is no plain file")
@@ -232,7 +242,7 @@ class ZipDirectory:
         if member.method == STORED:
             if member.packed != member.size:
                 raise self._corrupt(f"stores member {name!r:.100} in {member.packed} bytes and declares {member.size}")
-            return StoredMember(self, member, location)
+            return StoredMember(self, member.entry, member.crc, member.header, member.size, location)
         if member.method == DEFLATED:
             # deflate cannot do better than 1032 : 1
             if member.size > member.packed * 1032 + 1024:
@@ -268,10 +278,12 @@ class ZipDirectory:
         index = bisect_right(self._starts, header)
         return self._starts[index] if index < len(self._starts) else self.directory_at
 
-    def data_start(self, entry: int, header: int, raw: bytes | bytearray | memoryview | None = None, at: int = 0) -> int:
+    def data_start(
+        self, entry: int, header: int, raw: bytes | bytearray | memoryview | None = None, at: int = 0, bound: int = -1
+    ) -> int:
         """Byte offset of the data of the member ``entry``, from its local header at ``header``, which must agree with the directory.
 
-        ``raw[at:]`` is what stands there, if it has been read already.
+        ``raw[at:]`` is what stands there, if it has been read already, and ``bound`` where the next member begins, if that is known.
         """
         flags, method, crc, packed, size, name_len = _CENTRAL_CHECKED.unpack_from(self._data, entry)
         if raw is None:
@@ -288,7 +300,7 @@ class ZipDirectory:
             self._compare(self.entry(entry), found, bytes(raw[name_at : name_at + name_len]))
             packed = self.entry(entry).packed
         start: int = header + _LOCAL.size + name_len + extra_len
-        if start + packed > self.following(header):
+        if start + packed > (self.following(header) if bound < 0 else bound):
             raise self._corrupt(f"has member {self.entry(entry).name!r:.100} running into the next one")
         return start
 
@@ -318,13 +330,13 @@ class StoredMember:
 
     __slots__ = ("_start", "archive", "crc", "entry", "header", "location", "nbytes")
 
-    def __init__(self, archive: ZipDirectory, member: Member, location: str) -> None:
+    def __init__(self, archive: ZipDirectory, entry: int, crc: int, header: int, nbytes: int, location: str) -> None:
         self.archive = archive
-        self.entry = member.entry
-        self.crc = member.crc
-        self.header = member.header
+        self.entry = entry
+        self.crc = crc
+        self.header = header
         self.location = location
-        self.nbytes = member.size
+        self.nbytes = nbytes
         self._start = -1
 
     def order(self) -> tuple[SourceFile, int]:
@@ -338,9 +350,9 @@ class StoredMember:
         length = self.archive.following(self.header) - self.header - self.nbytes
         return (self.archive.file, self.header, length) if length > 0 else None
 
-    def settle(self, raw: bytearray | memoryview, at: int = 0) -> int:
-        """Take the local header from ``raw[at:]``; where in ``raw`` the data begin."""
-        start = self.archive.data_start(self.entry, self.header, raw, at)
+    def settle(self, raw: bytearray | memoryview, at: int, bound: int) -> int:
+        """Take the local header from ``raw[at:]``; where in ``raw`` the data begin. ``bound`` is where in the file `lead` ends the data."""
+        start = self.archive.data_start(self.entry, self.header, raw, at, bound)
         self._start = start
         return start - self.header + at
 

@@ -57,6 +57,7 @@ lint: $(READY) ## ruff, mypy --strict, the directions of imports, generated docu
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate_formats.py --check
+	$(BIN)/python -m benchmarks.document --check
 
 format: $(READY) ## put the source into its customary shape
 	$(BIN)/ruff check --fix --exit-zero .

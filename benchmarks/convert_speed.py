@@ -6,14 +6,15 @@
     python -m benchmarks.convert_speed --case zip-500M-300 one case; may be given again
 
 Each figure is a ratio to cp in the same round; medians, with quartiles. What counts as a round, and which runs are thrown out, stands in
-`benchmarks.measuring`; what is to be reached in `benchmarks.cases`. A run that fails or whose output is not what torch and safetensors make
-of the same source ends the measurement. A row called *unsynced* is the command without fsync, which cp does not call either; the
-row without that word is the command as it is, to be compared with ``cp + fsync``.
+`benchmarks.measuring`; what is to be reached in `benchmarks.cases`. A run that fails, or whose output is not what torch and safetensors
+make of the same source, ends its case, and the exit code is 1. A row called *unsynced* is the command without fsync, which cp does not
+call either; the row without that word is the command as it is, to be compared with ``cp + fsync``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import sys
@@ -57,6 +58,9 @@ def measured(case: Case, bench: Bench) -> dict[str, Any]:
     except (Skipped, TooNoisy) as reason:
         print(f"  left out: {reason}", flush=True)
         return {"title": case.title, "left_out": str(reason)}
+    except SystemExit as reason:
+        print(f"  FAILED: {reason}", flush=True)
+        return {"title": case.title, "left_out": f"failed: {reason}", "failed": True}
     names = list(dict.fromkeys(name for kept in series.rounds for name in kept))
     document: dict[str, Any] = {
         "title": case.title,
@@ -102,27 +106,39 @@ def main() -> int:
     parser.add_argument("--cold", action="store_true", help="drop the source from the page cache before each run")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="where inputs and outputs are made, and removed")
     parser.add_argument("--json", type=Path, help="write every run there")
+    parser.add_argument("--merge", action="store_true", help="leave the other cases of that file as they are")
     parser.add_argument("--against", type=Path, default=history.COMMITTED, help="an earlier result to compare with")
     parser.add_argument("--check", action="store_true", help="exit code 1 where something has become slower")
     asked = parser.parse_args()
 
+    if asked.merge and not asked.json:
+        parser.error("--merge into what? --json FILE")
+    before = history.read(asked.against)
     bench = Bench(asked.work.resolve(), asked.rounds, asked.keep_disturbed, asked.keep_inputs, asked.cold)
     bench.work.mkdir(parents=True, exist_ok=True)
-    document = {
+    document: dict[str, Any] = {
         "begun": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "rule": {
             "disturbed": f"other processes used over {SHARE:.0%} of a core and {RESOLUTION * 1000:g} ms",
             "kept": asked.keep_disturbed,
         },
-        "cases": {case.name: measured(case, bench) for case in chosen(asked.case, asked.set, huge=asked.huge)},
+        "cases": {},
     }
+    if asked.merge and asked.json.exists():
+        document["cases"] = json.loads(asked.json.read_text(encoding="utf-8"))["cases"]
+    cases = chosen(asked.case, asked.set, huge=asked.huge)
+    for case in cases:
+        document["cases"][case.name] = measured(case, bench)
+        if asked.json:  # after each: what was measured stays, whatever comes
+            asked.json.parent.mkdir(parents=True, exist_ok=True)
+            asked.json.write_text(history.dumped(document), encoding="utf-8")
     if asked.json:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(history.dumped(document), encoding="utf-8")
         print(f"\n{asked.json}")
-    slower = history.report(document, asked.against)
-    return 1 if slower and asked.check else 0
+    document["cases"] = {case.name: document["cases"][case.name] for case in cases}
+    slower = history.report(document, before, asked.against.name)
+    failed = any("failed" in case for case in document["cases"].values())
+    return 1 if failed or (slower and asked.check) else 0
 
 
 if __name__ == "__main__":

@@ -78,16 +78,20 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Change]:
                     yield Change(name, contender, quantity, base, Spread.of(values[0]), Spread.of(values[1]))
 
 
-def report(document: dict[str, Any], against: Path) -> list[Change]:
-    """Print what changed since ``against``; returns what is slower."""
-    if not against.exists():
-        print(f"\nnothing to compare with: {against} is not there")
+def read(path: Path) -> dict[str, Any] | None:
+    """An earlier result, or None where there is none. It is read before anything is measured: the new one may take its place."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def report(document: dict[str, Any], before: dict[str, Any] | None, name: str) -> list[Change]:
+    """Print what changed since ``before``, which is called ``name``; returns what is slower."""
+    if before is None:
+        print(f"\nnothing to compare with: there is no {name}")
         return []
-    before = json.loads(against.read_text(encoding="utf-8"))
     found = list(changes(before, document))
     slower = [change for change in found if change.slower]
     faster = [change for change in found if change.faster]
-    print(f"\nagainst {against.name} of {before['begun'][:10]}: {len(found)} figures, {len(slower)} worse, {len(faster)} better")
+    print(f"\nagainst {name} of {before['begun'][:10]}: {len(found)} figures, {len(slower)} worse, {len(faster)} better")
     for title, group in (("worse", slower), ("better", faster)):
         for change in sorted(group, key=lambda change: change.case):
             print(f"  {title}: {change.line()}")

@@ -3,7 +3,8 @@
 A round runs every contender once, in an order that turns from round to round, so that each figure can be set against the others of its
 own round. Dirty pages are flushed before each run, the page cache is warm. A run is *disturbed* where other processes used more than
 `SHARE` of a core while it ran (and more than the clock of `/proc/stat` can tell, `RESOLUTION`): it is repeated up to `TRIES` times, then
-its whole round is thrown out and another begun, up to `PATIENCE` times as many rounds as asked for.
+its whole round is thrown out and another begun, up to `PATIENCE` times as many rounds as asked for. After `LIMIT` seconds the rounds
+that there are have to do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,7 @@ SHARE = 0.10  # of a core
 RESOLUTION = 0.02  # seconds: two ticks
 TRIES = 3
 PATIENCE = 3
+LIMIT = 240.0  # seconds a case
 LEAST = 3  # undisturbed rounds without which nothing is said
 
 
@@ -119,8 +122,9 @@ def alternate(
 ) -> Series:
     """``rounds`` undisturbed rounds, or as many as there were; `TooNoisy` below `LEAST`. ``before`` is called before each run."""
     series = Series()
+    end = time.monotonic() + LIMIT
     for begun in range(rounds * (1 if keep_disturbed else PATIENCE)):
-        if len(series.rounds) == rounds:
+        if len(series.rounds) == rounds or time.monotonic() > end:
             break
         turn = begun % len(contenders)
         kept: dict[str, Run] = {}

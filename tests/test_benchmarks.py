@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks import cases, figures, growth, history, inputs, measuring, outputs, runs
+from benchmarks import cases, document, figures, growth, history, inputs, measuring, outputs, plots, runs
 from benchmarks.contenders import CONVERT, CP, NAIVE, SYNCED, UNSYNCED, UNVERIFIED
 from benchmarks.figures import Spread, Target
 from benchmarks.measuring import Contender, Run, Series, TooNoisy
@@ -281,8 +284,11 @@ def test_more_memory_is_seen() -> None:
 def test_the_report_names_what_is_worse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "before.json"
     path.write_text(history.dumped(result([1.0] * 3, [1.0] * 3)))
-    assert history.report(result([1.0] * 3, [1.0] * 3), path) == []
-    assert len(history.report(result([2.0] * 3, [1.0] * 3), path)) == 2  # the ratio, and the seconds of the same machine
+    before = history.read(path)
+    assert history.report(result([1.0] * 3, [1.0] * 3), before, "before.json") == []
+    assert (
+        len(history.report(result([2.0] * 3, [1.0] * 3), before, "before.json")) == 2
+    )  # the ratio, and the seconds of the same machine
     assert "worse: case, convert: 1 → 2 × cp" in capsys.readouterr().out
 
 
@@ -316,3 +322,52 @@ def test_every_target_is_of_a_contender_that_its_case_has() -> None:
         if case.kind in inputs.KINDS:
             assert all({target.contender, target.base or CP} <= known for target in case.targets), case.name
     assert len({case.name for case in cases.CASES}) == len(cases.CASES)
+
+
+# --- documents and profiles ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_documents_are_what_the_committed_result_says() -> None:
+    assert document.main(["--check"]) == 0
+
+
+def test_a_figure_that_was_not_measured_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "performance.md"
+    text = document.PAGE.read_text(encoding="utf-8")
+    page.write_text(re.sub(r"\d ×", "0 ×", text), encoding="utf-8")
+    monkeypatch.setattr(document, "PAGE", page)
+    monkeypatch.setattr(document, "ROOT", tmp_path)
+    assert document.main(["--check"]) == 1
+    assert "performance.md is not what the result says" in capsys.readouterr().err
+
+
+def test_pictures_are_drawn_to_scale() -> None:
+    line = plots.Line("a < b", {"ours": Spread(1.0, 0.5, 2.0), "theirs": Spread(100.0, 100.0, 100.0)}, {"ours": 10.0})
+    drawn = ElementTree.fromstring(plots.dots("title", "× cp", [line], {"ours": 0, "theirs": 1}))
+    names = {"svg": "http://www.w3.org/2000/svg"}
+    assert "a < b" in [text.text for text in drawn.iterfind("svg:text", names)]
+    ours, theirs = drawn.findall("svg:circle", names)[-1], drawn.findall("svg:path", names)[-1]
+    limit = next(
+        rule
+        for rule in drawn.iterfind("svg:line", names)
+        if rule.get("stroke") == plots.COLOURS[0] and rule.get("x1") == rule.get("x2")
+    )
+    x = float(ours.attrib["cx"])
+    middle = float(limit.attrib["x1"])
+    assert float(theirs.attrib["d"][1:].split()[0]) - middle == pytest.approx(middle - x, abs=0.3)  # 1, 10, 100
+
+
+def test_a_profile_shows_imports_and_calls(tmp_path: Path) -> None:
+    source = tmp_path / "in.pth"
+    torch.save({"weight": torch.arange(4.0)}, source)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.profile", str(source), "--to", "safetensors"],
+        capture_output=True, text=True, check=False, cwd=measuring.ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"ms  convert \(\d+ modules\)", done.stdout)
+    assert re.search(r"100\.0% .* convert/__main__\.py:\d+ main", done.stdout)
+    assert re.search(r"pipeline\.py:\d+ run", done.stdout)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]

@@ -242,7 +242,7 @@ def _write(checkpoint: Checkpoint, planned: Plan, job: Job) -> None:
         write_and_run(checkpoint, layouts, [one.output for one in planned.outputs], job, steps())
         return
     with Progress(checkpoint.path.name) as progress:
-        write_layouts(
+        written = write_layouts(
             layouts,
             target,
             force=job.force,
@@ -254,3 +254,11 @@ def _write(checkpoint: Checkpoint, planned: Plan, job: Job) -> None:
     for one in planned.outputs:
         one.output.verified = job.verify
         one.output.written = True
+    if not job.sync:
+        from formats.core.file_crc import file_crc
+
+        known = {file.path: file_crc(layout, file.crcs) for layout, file in zip(layouts, written, strict=True)}
+        for one in planned.outputs:
+            one.output.digests = {
+                path: f"crc32:{crc:08x}" for path, _ in one.output.files if (crc := known.get(path)) is not None
+            }

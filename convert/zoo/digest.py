@@ -13,10 +13,10 @@ form           GB/s  what it tells
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from formats.core.crc import crc32_for
 from formats.core.files import PIECE as READ
 from formats.core.files import SourceFile
 
@@ -50,9 +50,9 @@ def crc32(path: Path | str) -> str:
     """``crc32:…`` of all bytes."""
     file = SourceFile(path)
     try:
-        crc = 0
+        crc, count = 0, crc32_for(file.size)
         for piece in file.pieces(0, file.size):
-            crc = zlib.crc32(piece, crc)
+            crc = count(piece, crc)
         return f"crc32:{crc:08x}"
     finally:
         file.close()

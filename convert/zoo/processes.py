@@ -33,9 +33,7 @@ DEATHS = 2  # workers that a checkpoint may cost
 
 ROOT = Path(__file__).parents[2]  # where this package is imported from
 # `-P` keeps the folder in which somebody keeps checkpoints off the path that modules come from.
-START = (
-    "import sys; sys.path.insert(0, sys.argv[3]); from convert.zoo.worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
-)
+START = "import sys; sys.path.insert(0, sys.argv[3]); from convert.zoo.worker import started; started()"
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +62,7 @@ class Processes:
         self.selector = selectors.DefaultSelector()
         self.made: list[dict[str, Any]] = []
         self.short_lived = 0
+        self.company = "alone" if settings.jobs < cores() else "crowded"
 
     @property
     def pending(self) -> int:
@@ -143,7 +142,7 @@ class Processes:
 
     def _start(self) -> _Worker:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", START, str(self.budget), str(os.getpid()), str(ROOT)],
+            [sys.executable, "-P", "-c", START, str(self.budget), str(os.getpid()), str(ROOT), self.company],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         os.set_blocking(_of(process.stdout).fileno(), False)
@@ -228,6 +227,11 @@ class Processes:
                 worker.process.wait(5)
         if not worker.held:
             _of(worker.process.stdout).close()
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _of(stream: IO[bytes] | None) -> IO[bytes]:

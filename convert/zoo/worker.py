@@ -16,8 +16,8 @@ from contextlib import suppress
 PR_SET_PDEATHSIG = 1
 
 
-def main(memory: int, parent: int) -> int:
-    """Work until standard input ends. ``memory`` is in bytes."""
+def main(memory: int, parent: int, alone: bool) -> int:
+    """Work until standard input ends. ``memory`` is in bytes; ``alone``: there are cores for a second thread."""
     _die_with(parent)
     _limit(memory)
     telling = os.dup(1)
@@ -25,7 +25,9 @@ def main(memory: int, parent: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us says when to stop
     from convert.console import signals
     from convert.zoo.work import perform
+    from formats.core import readback
 
+    readback.THREADS = alone
     gc.freeze()
     with signals(), os.fdopen(os.dup(0), "rb") as tasks:
         for line in tasks:
@@ -57,5 +59,6 @@ def _limit(memory: int) -> None:
         os.close(fd)
 
 
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+def started() -> None:
+    """`main` with the arguments that `convert.zoo.processes` starts it with."""
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[4] == "alone"))

@@ -27,7 +27,7 @@ def crc32_for(nbytes: int) -> Crc32:
     return zlib.crc32
 
 
-def _multiply(a: int, b: int) -> int:
+def multiply(a: int, b: int) -> int:
     """Product of two polynomials modulo the CRC's; bit 31 is x^0 in the reflected form."""
     product = 0
     for bit in range(31, -1, -1):
@@ -43,10 +43,10 @@ def shift(crc: int, nbytes: int) -> int:
     bits = nbytes * 8
     while bits:
         if bits & 1:
-            factor = _multiply(factor, power)
-        power = _multiply(power, power)
+            factor = multiply(factor, power)
+        power = multiply(power, power)
         bits >>= 1
-    return _multiply(factor, crc)
+    return multiply(factor, crc)
 
 
 def join(first: int, second: int, second_nbytes: int) -> int:

@@ -19,6 +19,8 @@ AHEAD = 4  # buffers between the writer and the thread that reads back
 INLINE = 4 << 20  # bytes: for less, a second thread costs more than it saves
 EACH = 16 << 10  # … and so it does for segments smaller than this in the mean, where the work is Python's
 
+THREADS = True  # False in a process that has company enough to keep every core busy
+
 Part = tuple[int, int]  # (index of a data segment, how many of its bytes)
 Task = tuple[int, int, bytearray, list[Part], int]
 NO_DATA = -1  # index of what stands between data segments
@@ -38,7 +40,7 @@ class ReadBack:
         self.free: SimpleQueue[bytearray] = SimpleQueue()
         self.tasks: SimpleQueue[Task | None] = SimpleQueue()
         self.thread: threading.Thread | None = None
-        threaded = self.wanted and layout.size > max(INLINE, EACH * len(layout.data)) and _cores() > 1
+        threaded = THREADS and self.wanted and layout.size > max(INLINE, EACH * len(layout.data)) and _cores() > 1
         for _ in range(AHEAD if threaded else 1):
             self.free.put(bytearray(PIECE + LEAD))
         if threaded:

@@ -31,7 +31,15 @@ def of_twin(task: dict[str, Any], target: dict[str, Any]) -> dict[str, Any] | No
     except (OSError, CheckpointError):
         return None
     seconds = round(time.perf_counter() - started, 4)
-    return {"to": target["to"], "status": "copied", "outputs": made, "seconds": seconds, "copy_of": twin["name"]}
+    record: dict[str, Any] = {
+        "to": target["to"],
+        "status": "copied",
+        "outputs": made,
+        "seconds": seconds,
+        "copy_of": twin["name"],
+    }
+    record |= twin["left"].get(target["to"], {})
+    return record
 
 
 def _named_anew(outputs: list[dict[str, Any]], stem: str) -> bool:

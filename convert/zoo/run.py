@@ -201,7 +201,10 @@ class Migration:
                 if row["status"] in ("done", "copied") and row["settings"] == self.settings.of_target(to)
             }
             if outputs:
-                task["twin"] = {"name": name, "source": os.path.join(self.root, name), "stem": stem, "outputs": outputs}
+                told = {key: self.sources[name].get(key) for key in ("format", "title", "architecture")}
+                left = {to: {key: row.get(key) for key in ("dropped", "notes")} for to, row in self.conversions[name].items()}
+                where = made.entries[name].where
+                task["twin"] = {"name": name, "source": where, "stem": stem, "outputs": outputs, "told": told, "left": left}
             engine.submit(task)
 
     def _absolute(self, output: dict[str, Any]) -> dict[str, Any]:

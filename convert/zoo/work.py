@@ -6,7 +6,8 @@ A task and its outcome are plain JSON documents, so that any engine can carry th
      "folder": "/out/nets", "stem": "a", "plain": true,        # plain: the stem is the one that the name gives by itself
      "targets": [{"to": "safetensors", "force": false}], "options": {"keep": "none", …},      # of `convert.job.Job`
      "reserved": ["/out/nets/a.b.safetensors"],                # outputs of neighbours, never to be taken
-     "twin": {"source": "/zoo/nets/b.pth", "stem": "b", "folder": "/out/nets", "outputs": {"safetensors": [FILES…]}},
+     "twin": {"name": "nets/b.pth", "source": "/zoo/nets/b.pth", "stem": "b", "outputs": {"safetensors": [OUTPUT…]},
+              "told": {"format": …}, "left": {"safetensors": {"dropped": …}}},       # a source that looks the same, and is done
      "digest": "fast", "identify": false}
 
 An outcome repeats ``id`` and ``name``, and holds the state of the source as it was before it was read, and one record a target.
@@ -45,7 +46,11 @@ def perform(task: dict[str, Any]) -> dict[str, Any]:
         _source(task, outcome)
         outcome["records"] = records = []
         for target in task["targets"]:
-            record = copies.of_twin(task, target) or _converted(task, target, outcome)
+            record = copies.of_twin(task, target)
+            if record is not None:
+                outcome |= task["twin"]["told"]
+            else:
+                record = _converted(task, target, outcome)
             records.append(record)
             if outcome.get("ignored") is not None:
                 break

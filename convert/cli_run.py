@@ -148,7 +148,7 @@ def _shown(found: Any, html: str | None, title: str, json: bool, more: list[str]
     if more:
         document["replay"] = more
     if html is not None:
-        from convert.html import page
+        from convert.parity.page import page
         from formats.core.output import write_bytes
 
         write_bytes(page(document, title).encode("utf-8"), Path(html), force=True)

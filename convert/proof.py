@@ -174,7 +174,7 @@ def settle(found: Parity, output: Output, options: RunOptions) -> None:
     output.verified = found.verdict
     output.remarks += found.lines()
     if options.html is not None:
-        from convert.html import page
+        from convert.parity.page import page
 
         write_bytes(page(output.parity, output.path.name).encode("utf-8"), Path(options.html), force=True)
     if found.exit:

@@ -71,7 +71,7 @@ def test_verify_finds_damage_bisects_and_says_70(mixed: Path) -> None:
 
 
 def test_the_page_escapes_what_files_say() -> None:
-    from convert.html import page
+    from convert.parity.page import page
 
     bad = "<script>alert(1)</script>\x1b[31m\u202e'\""
     rows = [

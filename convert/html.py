@@ -27,9 +27,9 @@ STYLE = """
 @media print{:root{color-scheme:light;--ink:#000;--paper:#fff;--soft:#444;--line:#bbb;--raised:#fff;--accent:#000;
 --good:#1a7f4b;--bad:#c0392b;--unsure:#96600a;--none:#555}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:980px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin:0 0 .2rem;overflow-wrap:anywhere}h2{font-size:1.1rem;margin:2rem 0 .5rem;overflow-wrap:anywhere}p{margin:.4rem 0;overflow-wrap:anywhere}
+h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}p{margin:.4rem 0}h1,h2,p,td,th,li,dd{overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%;font-size:14px}
-td,th{text-align:left;padding:.25rem .6rem;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere;unicode-bidi:isolate}
+td,th{text-align:left;padding:.25rem .6rem;border-bottom:1px solid var(--line);vertical-align:top;unicode-bidi:isolate}
 th{color:var(--soft);font-weight:500}code,.mono{font-family:ui-monospace,monospace;font-size:13px}
 .passed,.proved,.done{color:var(--good)}.failed{color:var(--bad)}.inconclusive{color:var(--unsure)}
 .absent,.noted,.bytes,.none,.unchanged,.copied,.planned{color:var(--none)}
@@ -58,11 +58,16 @@ def shell(title: str, parts: Iterable[str], style: str = "", script: str = "") -
 
 
 def embedded(name: str, value: Any) -> str:
-    """``value`` as JSON in the page, for the page's script to read; ``name`` is the element's id. The texts in it are not escaped."""
+    """``value`` as JSON in the page, for the page's script to read; ``name`` is the element's id."""
+    return f'<script type="application/json" id="{name}">{encoded(value)}</script>'
+
+
+def encoded(value: Any) -> str:
+    """JSON in which nothing can end an element or begin one. Text in it that is printable (`shown`) stays readable."""
     told = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for mark in "<>&\u2028\u2029":
         told = told.replace(mark, f"\\u{ord(mark):04x}")
-    return f'<script type="application/json" id="{name}">{told}</script>'
+    return told
 
 
 def text(value: Any, limit: int = 200) -> str:
@@ -96,9 +101,8 @@ def dots(points: Sequence[tuple[str, float, str]], limit: float | None = 10.0) -
     for at, (label, value, status) in enumerate(points):
         x = left + 4 + (at + 0.5) * width
         radius = 3 if width > 4 else 2
-        marks.append(
-            f"<circle class='dot {status_class(status)}' cx={x:.1f} cy={scale.place(value):.1f} r={radius}><title>{text(label)}</title></circle>"
-        )
+        place = f"cx={x:.1f} cy={scale.place(value):.1f} r={radius}"
+        marks.append(f"<circle class='dot {status_class(status)}' {place}><title>{text(label)}</title></circle>")
     return "".join(marks) + "</svg>"
 
 

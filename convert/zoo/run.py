@@ -229,8 +229,11 @@ def report(finished: dict[str, Any], store: LocalStore) -> None:
     import json
 
     from convert.console import finite
+    from convert.zoo.page import page
 
-    _replace(os.path.join(store.root, "report.json"), json.dumps(finite(finished), indent=1) + "\n")
+    made = finite(finished)
+    _replace(os.path.join(store.root, "report.json"), json.dumps(made, indent=1) + "\n")
+    _replace(os.path.join(store.root, "report.html"), page(made))
 
 
 def _replace(path: str, text: str) -> None:

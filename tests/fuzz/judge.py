@@ -240,7 +240,7 @@ def spelled(value: Any) -> str:
             digest.update(f"{'dict' if isinstance(node, dict) else type(node).__name__}{len(node)}".encode())
             stack.extend([part for pair in node.items() for part in pair] if isinstance(node, dict) else node)
         elif isinstance(node, (set, frozenset)):
-            digest.update(f"{type(node).__name__}{sorted(map(repr, node))}".encode("utf-8", "surrogatepass"))
+            digest.update(f"{type(node).__name__}{sorted(map(spelled, node))}".encode())
         elif isinstance(node, float):
             digest.update(b"f" + struct.pack("<d", node))
         elif isinstance(node, (bytes, bytearray)):

@@ -201,12 +201,24 @@ def inspect(
             "--save-source", metavar="DIR", help="Write that text to new files NAME.py.txt; nothing is replaced or run."
         ),
     ] = None,
+    audit: Annotated[
+        bool,
+        typer.Option(
+            "--audit", help="What its pickles name and would have run, the worst first; of a refused file, what can be seen."
+        ),
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> int:
     """Show what is in a file: container, tree, tensors, what it names, candidates for the model."""
     from convert import inspection, render
 
+    if audit:
+        from convert import cli_audit
+
+        return cli_audit.inspected(
+            source, values=values, json=json, text=lambda found: render.inspection(found, values=values, source=class_source)
+        )
     found = inspection.inspect(source, values=values)
     if save_source is not None:
         from convert import class_sources

@@ -98,7 +98,7 @@ class _Folder:
             raise LimitExceeded(f"{METADATA} of {file.size} bytes, at most {LIMITS.pickle_bytes} are read", path=self.path)
         data = file.read(0, file.size)
         file.close()
-        found = unpickle(data, rebuilder=Rebuilt)
+        found = unpickle(data, rebuilder=Rebuilt, where=(self.path, METADATA, 0))
         if found.end != len(data):
             raise self._corrupt(f"has {len(data) - found.end} bytes after its pickle")
         if _class(found.value) != "Metadata":

@@ -56,7 +56,9 @@ def read(source: Path | SourceFile, open_inner: Open) -> Checkpoint:
     try:
         condensed = Condensed(file)
         reading.literals = condensed.literals
-        found = unpickle(condensed.data, rebuilder=reading.rebuilder, persistent_load=reading.load)
+        found = unpickle(
+            condensed.data, rebuilder=reading.rebuilder, persistent_load=reading.load, where=(file.path, "the object", 0)
+        )
     except CorruptCheckpoint as error:
         whose = named_in(file.read(0, min(file.size, 1 << 16)))
         if whose is not None and whose.startswith(("a joblib", "a scikit", "NumPy")) and not isinstance(error, Truncated):

@@ -102,7 +102,8 @@ def test_the_watch_sees(body: str, event: str, tmp_path: Path) -> None:
     """Whatever a payload would do is an event that is reported: otherwise the tests above would prove nothing."""
     (tmp_path / "file").write_bytes(b"x")
     program = (
-        "import sys, os, socket, subprocess, ctypes, shutil\nfrom pathlib import Path\nfrom tests.audit import watching\npath = sys.argv[1]\n"
+        "import sys, os, socket, subprocess, ctypes, shutil\nfrom pathlib import Path\n"
+        "from tests.audit import watching\npath = sys.argv[1]\n"
         f"with watching(Path(path)) as events:\n  try:\n    {body}\n  except Exception:\n    pass\nprint(*events, sep='\\n')"
     )
     script = tmp_path / "script.py"

@@ -43,6 +43,10 @@ class Limits:
 
 LIMITS = Limits()
 
+Place = tuple[Any, str, int]  # the path of the file, archive or folder; which of its pickles; the byte at which that begins
+# Whoever wants to know what pickles name, be they refused: called after each evaluation, which may come again with more bytes.
+WATCHERS: list[Callable[[Place, Inert], None]] = []
+
 
 class Inert:
     """The state of one evaluation: the bytes, the position for error texts, and the names seen so far."""
@@ -61,8 +65,11 @@ class Inert:
         self.limits = limits
         self.names: dict[str, Global] = {}
         self.called: dict[str, int] = {}
+        self.made: dict[str, int] = {}  # of those calls, the ones that only make an object of a class (NEWOBJ)
+        self.results: dict[str, int] = {}  # calls of what another call would have given, by that one's name
         self.colliding = 0
         self.pos = 0
+        self.ended = False  # at STOP
 
     def _global(self, module: Any, name: Any) -> Global:
         if not isinstance(module, str) or not isinstance(name, str):
@@ -77,6 +84,7 @@ class Inert:
         if type(args) is not tuple:
             raise CorruptCheckpoint(f"a call with {type(args).__name__} for arguments at byte {self.pos}")
         if type(callable_) is Record:
+            self.results[callable_.name] = self.results.get(callable_.name, 0) + 1
             return Record(callable_, args, kwargs)
         if type(callable_) is not Global:
             raise CorruptCheckpoint(f"a call of {type(callable_).__name__} at byte {self.pos}")
@@ -84,7 +92,7 @@ class Inert:
         self.called[text] = self.called.get(text, 0) + 1
         if text in _NEW and args:  # copyreg's ways to say NEWOBJ
             bare = text.endswith("_reconstructor") and args[2:] == (None,)
-            return self._call(args[0], () if bare else args[1:])
+            return self._new(args[0], () if bare else args[1:])
         construct = self.constructors.get(text)
         if construct is None or kwargs:
             return Record(callable_, args, kwargs)
@@ -92,6 +100,11 @@ class Inert:
             for value in args[0] if args and isinstance(args[0], (list, tuple)) else ():
                 self._check_key(value[0] if text not in _SETS and isinstance(value, (list, tuple)) and value else value)
         return construct(args)
+
+    def _new(self, cls: Any, args: Any, kwargs: dict[Any, Any] | None = None) -> Any:
+        if type(cls) is Global:
+            self.made[cls.text] = self.made.get(cls.text, 0) + 1
+        return self._call(cls, args, kwargs)
 
     def _persistent(self, pid: Any) -> Any:
         if self.persistent_load is None:

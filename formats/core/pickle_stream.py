@@ -45,7 +45,7 @@ class PickleStream:
                 storages.clear()
                 evaluator["persistent_load"] = storages.load
             try:
-                found = self.found = unpickle(self.data, at=self.at, **evaluator)
+                found = self.found = unpickle(self.data, at=self.at, where=(self.file.path, what, self.position), **evaluator)
             except Truncated as error:
                 if self.base + len(self.data) == self.stop:
                     raise CorruptCheckpoint(

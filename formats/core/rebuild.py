@@ -113,7 +113,13 @@ def _tensor_v3(args: tuple[Any, ...]) -> TensorView:
 
 
 def _bit(bits: Any, name: str) -> bool:
-    return isinstance(bits, dict) and bits.get(name) is True
+    """Torch sets the bit where the name is there, whatever stands beside it (``torch._utils.set_tensor_metadata``), and writes True."""
+    if not bits:
+        return False
+    if not isinstance(bits, dict) or bits.get(name, True) is not True:
+        said = f"{name} {bits.get(name)!r:.20}" if isinstance(bits, dict) else f"a {type(bits).__name__}"
+        raise CorruptCheckpoint(f"tensor's lazy bits are {said}, where torch writes True or nothing")
+    return name in bits
 
 
 def _parameter(args: tuple[Any, ...]) -> Any:

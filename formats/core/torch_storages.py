@@ -6,6 +6,7 @@ Source: ``torch.serialization._save`` and ``_load``, ``torch.package.PackageExpo
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, Protocol
 
 from formats.core.checkpoint import Global
@@ -19,6 +20,9 @@ from formats.core.unpickle import Unpickled, unpickle
 
 class Records(Protocol):
     """What `ZipDirectory` offers, and whatever else keeps records by name."""
+
+    @property
+    def path(self) -> Path: ...
 
     @property
     def members(self) -> Collection[str]: ...
@@ -35,7 +39,7 @@ class Records(Protocol):
 def read_pickle(records: Records, name: str, storages: Storages) -> Unpickled:
     """The one pickle that record ``name`` is, with its storages."""
     data = records.read(name, LIMITS.pickle_bytes)
-    found = unpickle(data, rebuilder=Rebuilt, persistent_load=storages.load)
+    found = unpickle(data, rebuilder=Rebuilt, persistent_load=storages.load, where=(records.path, name, 0))
     if found.end != len(data):
         raise CorruptCheckpoint(f"{len(data) - found.end} bytes follow the pickle in {name!r:.100}")
     return found

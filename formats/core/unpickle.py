@@ -18,7 +18,7 @@ from typing import Any
 from formats.core import tensor_pattern
 from formats.core.checkpoint import Global
 from formats.core.errors import CheckpointError, CorruptCheckpoint, LimitExceeded
-from formats.core.inert import LIMITS, Limits, PersistentLoad, Rebuilder
+from formats.core.inert import LIMITS, WATCHERS, Limits, PersistentLoad, Place, Rebuilder
 from formats.core.rare_opcodes import RareOpcodes, Truncated, python2_text
 from formats.core.tensor_pattern import LAZY, SharedPart
 
@@ -46,19 +46,26 @@ def unpickle(
     rebuilder: Callable[[], Rebuilder] | None = None,
     persistent_load: PersistentLoad | None = None,
     limits: Limits = LIMITS,
+    where: Place | None = None,
 ) -> Unpickled:
-    """Evaluate the pickle that begins at byte ``at`` of ``data``.
+    """Evaluate the pickle that begins at byte ``at`` of ``data``; ``where`` it lies is for `WATCHERS`.
 
     Raises `Truncated` where the bytes end before STOP, `CorruptCheckpoint` for anything that no pickler writes, `LimitExceeded` past
     one of ``limits``; each names the byte offset.
     """
     if len(data) - at > limits.pickle_bytes:
         raise LimitExceeded(f"pickle of {len(data) - at} bytes, at most {limits.pickle_bytes} are evaluated")
+    evaluator = _Evaluator(data, rebuilder, persistent_load, limits)
     try:
-        return _Evaluator(data, rebuilder, persistent_load, limits).run(at, fast=True)
+        return evaluator.run(at, fast=True)
     except SharedPart:
         # Some part of a tensor's description is used a second time, which torch never writes: evaluate every opcode by itself.
-        return _Evaluator(data, rebuilder, persistent_load, limits).run(at, fast=False)
+        evaluator = _Evaluator(data, rebuilder, persistent_load, limits)
+        return evaluator.run(at, fast=False)
+    finally:
+        if where is not None:
+            for watcher in WATCHERS:
+                watcher(where, evaluator)
 
 
 class _Evaluator(RareOpcodes):
@@ -82,6 +89,7 @@ class _Evaluator(RareOpcodes):
             raise CorruptCheckpoint(
                 f"pickle is malformed before byte {self.pos}: {type(error).__name__}: {error!s:.120}"
             ) from error
+        self.ended = True
         return Unpickled(value, self.pos, self.names, self.called)
 
     def _loop(self, pos: int, fast: bool) -> Any:
@@ -260,14 +268,14 @@ class _Evaluator(RareOpcodes):
             elif op == 0x81:  # NEWOBJ
                 self.pos = pos
                 args = pop()
-                stack[-1] = self._call(stack[-1], args)
+                stack[-1] = self._new(stack[-1], args)
                 objects += 1
             elif op == 0x92:  # NEWOBJ_EX
                 self.pos = pos
                 kwargs, args = pop(), pop()
                 if not isinstance(kwargs, dict):
                     raise CorruptCheckpoint(f"NEWOBJ_EX with {type(kwargs).__name__} for keywords at byte {pos}")
-                stack[-1] = self._call(stack[-1], args, kwargs)
+                stack[-1] = self._new(stack[-1], args, kwargs)
                 objects += 1
             elif op == 0x8A or op == 0x8B:  # LONG1 LONG4
                 width = 1 if op == 0x8A else 4

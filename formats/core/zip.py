@@ -72,6 +72,7 @@ class ZipDirectory:
 
     def __init__(self, file: SourceFile) -> None:
         self.file = file
+        self.path = file.path
         # name → where in the directory its entry is: 100,000 members as objects would take 50 MB
         self.members: dict[str, int] = {}
         self.landmarks: list[str] = []  # members whose names do not end in a digit, as those of storages do

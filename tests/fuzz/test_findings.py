@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from formats import registry
 from formats.core.errors import CheckpointError
@@ -41,3 +42,22 @@ def test_a_member_cannot_rename_the_file_in_an_error(name: str, tmp_path: Path) 
         registry.open(path)
     assert str(caught.value).startswith(f"{path}/")
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("value", [False, None, 0, "x", 2])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_lazy_bit_that_is_there_and_not_true(value: object, legacy: bool, tmp_path: Path) -> None:
+    """torch negates and conjugates where the name is there, whatever it says: neither reading may be picked in silence."""
+    tensor = torch.ones(2, dtype=torch.complex64).conj()
+    path = tmp_path / "model.pth"
+    torch.save({"w": tensor}, path, _use_new_zipfile_serialization=not legacy)
+    with registry.open(path) as checkpoint:
+        assert [view.tobytes() for _, view in checkpoint.tensors()] == [tensor.resolve_conj().numpy().tobytes()]
+    original = torch._utils.get_tensor_metadata
+    try:
+        torch._utils.get_tensor_metadata = torch._tensor.get_tensor_metadata = lambda _: {"conj": value}  # type: ignore[attr-defined]
+        torch.save({"w": tensor}, path, _use_new_zipfile_serialization=not legacy)
+    finally:
+        torch._utils.get_tensor_metadata = torch._tensor.get_tensor_metadata = original  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match="lazy bits"):
+        registry.open(path)

@@ -146,6 +146,7 @@ def source(
         typer.Option("--max-shard-size", metavar="SIZE", help="Split safetensors into shards of at most so much: 5GB, 500MiB."),
     ] = None,
     legacy: Annotated[bool, typer.Option("--legacy", help="Write a .pth as torch before 1.6 did, for old readers.")] = False,
+    digest: Annotated[bool, typer.Option("--digest", help="Tell the sha256 of every file read and written.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.")] = False,
     only: keys.Only = None,
@@ -183,7 +184,7 @@ def source(
     key_options = keys.options(only, drop, rules, reverse, strip_prefix, rename, add_prefix, fill_missing, like, into)
     job = Job(
         tuple(sources), to, output, out_dir, select, ema, strip, keep, verify, force, dry_run, json, debug, key_options, run,
-        tied, dtype, dequantize, _shard(max_shard_size), legacy,
+        tied, dtype, dequantize, _shard(max_shard_size), legacy, digest,
     )  # fmt: skip
     return console.default(job)
 

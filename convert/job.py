@@ -77,6 +77,7 @@ class Job:
     dequantize: bool = False
     max_shard_size: int | None = None  # bytes of tensors above which a model is split into shards
     legacy: bool = False  # the container of torch before 1.6
+    digest: bool = False  # sha256 of every file read and written
     sync: bool = True  # each output is durable before it gets its name; False: the caller sees to many at once, and wants digests
 
     def writer_options(self) -> dict[str, Any]:

@@ -139,10 +139,11 @@ def _convert(source: Path, job: Job, result: Result, written: dict[Path, str]) -
                 return
             if job.out_dir is not None:
                 naming.make_folder(Path(job.out_dir))
-            if program:
-                onnx_target.write(checkpoint, choices, job, result, steps())
-            else:
-                _write(checkpoint, planned, job)
+            with _digested(checkpoint, job, result):
+                if program:
+                    onnx_target.write(checkpoint, choices, job, result, steps())
+                else:
+                    _write(checkpoint, planned, job)
     except OSError as error:
         raise SystemIOError(f"{error.strerror or error}", path=error.filename or source) from error
     result.status = "done"
@@ -225,6 +226,29 @@ def _claim(path: Path, source: Path, written: dict[Path, str]) -> None:
         )
 
 
+@contextmanager
+def _digested(checkpoint: Checkpoint, job: Job, result: Result) -> Iterator[None]:
+    """The sha256 of what is read, while it is read, and of what is written, where the job wants them."""
+    if not job.digest:
+        yield
+        return
+    from formats.core.digest import SourceDigests, sha256
+    from formats.core.files import SourceFile
+
+    sources = SourceDigests(checkpoint.files)
+    try:
+        yield
+        for output in result.outputs:
+            for path, _ in output.files:
+                if path not in output.sha256:
+                    file = SourceFile(path)
+                    output.sha256[path] = sha256(file.fd, file.size)
+                    file.close()
+        result.sha256 = sources.results()
+    finally:
+        sources.stop()
+
+
 def _write(checkpoint: Checkpoint, planned: Plan, job: Job) -> None:
     """All outputs of one source, or none of them."""
     from convert.progress import Progress
@@ -250,8 +274,11 @@ def _write(checkpoint: Checkpoint, planned: Plan, job: Job) -> None:
             sources=checkpoint.files,
             observe=progress.observe,
             sync=job.sync,
+            digest=job.digest,
         )
+    digests = {one.path: one.sha256 for one in written if one.sha256 is not None}
     for one in planned.outputs:
+        one.output.sha256 = {path: digests[path] for path, _ in one.output.files if path in digests}
         one.output.verified = job.verify
         one.output.written = True
     if not job.sync:

@@ -21,7 +21,7 @@ FLAGS: dict[str, tuple[str, bool]] = {
     "--force": ("force", True), "-f": ("force", True), "--ema": ("ema", True), "--json": ("json", True),
     "--dry-run": ("dry_run", True), "-n": ("dry_run", True), "--debug": ("debug", True),
     "--strip": ("strip", True), "--no-strip": ("strip", False), "--dequantize": ("dequantize", True),
-    "--legacy": ("legacy", True),
+    "--legacy": ("legacy", True), "--digest": ("digest", True),
 }  # fmt: skip
 CHOICES = {"verify": LEVELS, "keep": KEEPS, "tied": TIES, "dtype": tuple(DTYPES)}
 
@@ -77,6 +77,7 @@ def parse(arguments: Sequence[str]) -> Job | None:
         dequantize=flags.get("dequantize", False),
         max_shard_size=shard,
         legacy=flags.get("legacy", False),
+        digest=flags.get("digest", False),
     )
 
 

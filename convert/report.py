@@ -81,6 +81,7 @@ class Output:
     composites: dict[str, str] = made(factory=dict)  # key → kind, where spelled as several plain tensors
     extras: list[str] = made(factory=list)  # what travels beside the model
     files: list[tuple[Path, int]] = made(factory=list)
+    sha256: dict[Path, str] = made(factory=dict)  # of each file, where the job asks for it
     digests: dict[Path, str] = made(factory=dict)  # crc32:… of each file, where the writing knew it without reading again
     verified: str = "none"
     parity: dict[str, Any] = made(factory=dict)  # what running both models found
@@ -102,7 +103,7 @@ class Output:
             "tensors": self.tensors,
             "tensor_bytes": self.tensor_bytes,
             "bytes": self.nbytes,
-            "files": [{"path": str(path), "bytes": nbytes} for path, nbytes in self.files],
+            "files": [_filled({"path": str(path), "bytes": nbytes, "sha256": self.sha256.get(path)}) for path, nbytes in self.files],
             "stripped": self.stripped,
             "aliases": self.aliases or None,
             "duplicates": self.duplicates or None,
@@ -137,6 +138,7 @@ class Output:
         outcomes = {"bytes": ", read back and equal", "none": ", not verified"}
         checked = "" if planned else outcomes.get(self.verified, f", {self.verified}")
         lines.append(f"{verb} {shown(self.path, 300)}: {size(self.nbytes)}{checked}")
+        lines += _digested(self.sha256)
         return lines
 
 
@@ -153,6 +155,7 @@ class Result:
     dropped: list[Left] = made(factory=list)
     notes: list[str] = made(factory=list)
     failure: Failure | None = None
+    sha256: dict[Path, str] = made(factory=dict)  # of the files read, where the job asks for it
 
     @property
     def exit(self) -> int:
@@ -164,6 +167,7 @@ class Result:
             "status": self.status,
             "format": self.format,
             "bytes": self.nbytes,
+            "sha256": {str(path): digest for path, digest in self.sha256.items()} or None,
             "outputs": [output.document() for output in self.outputs],
             "dropped": [left.document() for left in self.dropped],
             "notes": self.notes or None,
@@ -176,6 +180,7 @@ class Result:
             return []
         amount = "" if self.nbytes is None else f", {size(self.nbytes)}"
         lines = [f"{shown(self.source, 300)}: {self.title or self.format}{amount}"]
+        lines += ["  " + line for line in _digested(self.sha256)]
         for output in self.outputs:
             lines += ["  " + line for line in output.lines(planned=self.status == "planned")]
         if self.dropped:
@@ -208,6 +213,10 @@ class Report:
             "results": [result.document() for result in self.results],
             "error": None if self.failure is None else self.failure.document(),
         })  # fmt: skip
+
+
+def _digested(digests: dict[Path, str]) -> list[str]:
+    return [f"sha256 {digest}  {shown(path, 300)}" for path, digest in digests.items()]
 
 
 def _filled(entries: dict[str, Any]) -> dict[str, Any]:

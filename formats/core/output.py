@@ -30,11 +30,15 @@ _PLACE_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT,
 
 @record
 class Written:
-    """A finished file: ``crcs`` holds the CRC-32 of each `Data` segment as read back from the file (None where nobody asked)."""
+    """A finished file: ``crcs`` holds the CRC-32 of each `Data` segment as read back from the file (None where nobody asked).
+
+    ``sha256`` is that of the whole file, as it is on disk, where it was asked for.
+    """
 
     path: Path
     size: int
     crcs: list[int | None]
+    sha256: str | None = None
 
 
 def write_layouts(
@@ -46,13 +50,14 @@ def write_layouts(
     sources: Iterable[SourceFile] = (),
     observe: Observe | None = None,
     sync: bool = True,
+    digest: bool = False,
 ) -> list[Written]:
     """Write ``layouts`` as ``target`` (and files beside it), in order. ``observe(done, total)`` is told the bytes written.
 
     With ``verify`` every byte is read back: data is compared with what was handed out and with the CRC-32 that the source's container
-    holds for it. Without ``sync`` nothing waits for the disk: the caller makes many outputs durable at once. Raises `OutputError`
-    before anything is read where the output cannot be made, `CorruptCheckpoint` where the source contradicts its checksum,
-    `ParityFailed` where the file is not what was written, `SystemIOError` where the system fails.
+    holds for it. With ``digest`` the sha256 of each file is told, too. Without ``sync`` nothing waits for the disk: the caller makes many
+    outputs durable at once. Raises `OutputError` before anything is read where the output cannot be made, `CorruptCheckpoint` where the
+    source contradicts its checksum, `ParityFailed` where the file is not what was written, `SystemIOError` where the system fails.
     """
     layouts = list(layouts)
     target = Path(target)
@@ -71,10 +76,9 @@ def write_layouts(
         for layout, route, path, before in zip(layouts, routes, paths, old, strict=True):
             temporary = Temporary(path, known=len(layouts) <= MOST_KNOWN)
             temporaries.append(temporary)
-            crcs = _write(
-                layout, route.order, temporary, before, verify, _shifted(observe, sum(w.size for w in written), total), sync
-            )
-            written.append(Written(path, layout.size, crcs))
+            told = _shifted(observe, sum(w.size for w in written), total)
+            crcs, sha256 = _write(layout, route.order, temporary, before, told, verify=verify, sync=sync, digest=digest)
+            written.append(Written(path, layout.size, crcs, sha256))
         for file in opened.values():
             if file.changed():
                 raise SystemIOError("changed while it was read", path=file.path)
@@ -144,16 +148,23 @@ def _write(
     order: list[int],
     temporary: Temporary,
     old: os.stat_result | None,
-    verify: bool,
     observe: Observe | None,
+    *,
+    verify: bool,
     sync: bool,
-) -> list[int | None]:
-    """Fill one temporary and leave it flushed and closed."""
+    digest: bool,
+) -> tuple[list[int | None], str | None]:
+    """Fill one temporary and leave it flushed and closed; its checksums, and its sha256 where that is asked for."""
     try:
         temporary.create(None if old is None else stat.S_IMODE(old.st_mode) & 0o777)
         _preallocate(temporary, layout.size)
         read_back = temporary.reopen() if verify else -1
         crcs = stream(layout, order, temporary.fd, read_back, observe)
+        digested: str | None = None
+        if digest:
+            from formats.core.digest import sha256
+
+            digested = sha256(temporary.fd, layout.size)
         if os.fstat(temporary.fd).st_size != layout.size:
             raise ParityFailed(f"has {os.fstat(temporary.fd).st_size} bytes on disk, {layout.size} were written")
         if sync:
@@ -163,7 +174,7 @@ def _write(
         raise error.with_path(temporary.target) from error.__cause__
     except OSError as error:
         raise _failed(error, temporary, layout.size) from error
-    return crcs
+    return crcs, digested
 
 
 def _preallocate(temporary: Temporary, size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -88,6 +89,19 @@ def test_json_is_one_document_with_what_the_text_says(training: Path) -> None:
     assert output["stripped"] == "module."
     assert output["selected"] == "state_dict"
     assert output["verified"] == "bytes"
+
+
+@pytest.mark.parametrize(
+    "options", [["--to", "safetensors"], ["--to", "safetensors", "--max-shard-size", "1000"], ["--to", "pth"]]
+)
+def test_digest_tells_the_sha256_of_every_file(training: Path, options: list[str]) -> None:
+    (result,) = run_json(training, "--digest", "--out-dir", training.parent / "out", *options)["results"]
+    told = result["sha256"] | {file["path"]: file["sha256"] for output in result["outputs"] for file in output["files"]}
+    assert set(result["sha256"]) == {str(training)}
+    assert len(told) > 1
+    for path, digest in told.items():
+        assert digest == hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    assert '"sha256"' not in run("--to", "pth", training, "-o", training.parent / "again.pth", "--json").stdout
 
 
 def test_there_and_back_every_value_key_and_version(training: Path) -> None:

@@ -39,6 +39,13 @@ class Part:
 
 
 PARTS: tuple[Part, ...] = (
+    Part(
+        "browser",
+        modules=("selenium",),
+        programs=("chromium", "chromedriver"),
+        pip=("selenium",),
+        apt=("chromium", "chromium-driver", "fonts-dejavu-core"),
+    ),
     Part("atheris", modules=("atheris",), pip=("atheris==3.0.0",)),
     Part("strace", programs=("strace",), apt=("strace",)),
 )

@@ -68,11 +68,11 @@
       ? (a, b) => key(a) - key(b)
       : (a, b) => collator.compare(key(a), key(b));
     const absent = (v) => v === null || v === "";
-    // Rows without a value come last, whichever way the others run.
+    // Rows without a value come last, whichever way the others run; equal ones in the order of their names.
     found = rows.slice().sort((a, b) => {
-      const x = absent(key(a)), y = absent(key(b));
-      if (x || y) return x - y;
-      return sign * order(a, b) || (column === VERDICT && sign * (amount(a[RATIO]) - amount(b[RATIO]))) || 0;
+      const x = absent(key(a)), y = absent(key(b)), same = collator.compare(a[SOURCE], b[SOURCE]);
+      if (x || y) return x - y || same;
+      return sign * order(a, b) || (column === VERDICT && sign * (amount(a[RATIO]) - amount(b[RATIO]))) || same;
     });
     at = 0;
     show();
@@ -164,7 +164,7 @@
       choose();
     });
   });
-  $("filters").addEventListener("input", choose);
+  for (const event of ["input", "change"]) $("filters").addEventListener(event, choose);
   $("filters").addEventListener("reset", () => setTimeout(choose));
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   const turn = (id, to) => $(id).addEventListener("click", () => { at = to(); show(); });

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from convert import cli_identify, cli_migrate, console
+from convert import cli_identify, cli_migrate, cli_release, console
 from convert import cli_keys as keys
 from convert import cli_run as running
 from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job, nbytes
@@ -250,6 +250,7 @@ app.command("diff")(keys.diff)
 app.command("doctor")(keys.doctor)
 app.command("identify")(cli_identify.identify)
 app.command("migrate")(cli_migrate.migrate)
+app.command("release")(cli_release.release)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job, nbytes
 
 # Names that begin a sub-command when they come first; a file of such a name is written ./NAME.
-COMMANDS = frozenset({"diff", "doctor", "identify", "inspect", "verify", "formats", "migrate"})
+COMMANDS = frozenset({"diff", "doctor", "identify", "inspect", "verify", "formats", "migrate", "release"})
 
 VALUES = {
     "--to": "to", "--output": "output", "-o": "output", "--out-dir": "out_dir", "--select": "select",

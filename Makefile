@@ -22,7 +22,7 @@ N ?= 1000
 SEED ?= 0
 TIME ?= 300
 
-.PHONY: help setup test property faults fuzz lint format migrate bench bench-all clean distclean
+.PHONY: help setup test property faults fuzz flips lint format migrate bench bench-all clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: $(READY) ## every test; ARGS="-k tar -x" goes to pytest, WORKERS=0 runs in
 
 property: $(READY) ## random checkpoints by every lossless route, judged by torch; N=10000, SEED=0
 	PROPERTY_N=$(N) PROPERTY_SEED=$(SEED) $(BIN)/python -m pytest -n $(WORKERS) tests/convert/test_property.py $(ARGS)
+
+flips: $(READY) ## every single bit and every length of each container that has checksums; JOBS=2
+	$(BIN)/python -m tests.flips --jobs $(or $(JOBS),1) --json benchmarks/results/flips.json
 
 fuzz: $(READY) ## changed files of every container, judged by the containers' own libraries; TIME=600, TARGETS="zip tar", JOBS=2
 	@$(BIN)/python -m tests.parts

@@ -63,6 +63,7 @@ def _array(archive: ZipDirectory, name: str) -> Any:
     if "O" in header.descr:
         raise UnknownFormat("holds Python objects (a pickle), which are not read", hint="save it as arrays of numbers")
     if header.dtype is None:
+        _compare_crc(archive, name, member)  # a damaged header must not make a tensor vanish
         return _no_tensor(header, member, start)
     nbytes = header.numel * header.dtype.itemsize
     if start + nbytes != member.nbytes:
@@ -75,6 +76,14 @@ def _array(archive: ZipDirectory, name: str) -> Any:
         data = Swapped(data, header.dtype.swap)
     strides = tuple(reversed(row_major(header.shape[::-1]))) if header.fortran else None
     return TensorView(header.dtype, header.shape, data, 0, strides)
+
+
+def _compare_crc(archive: ZipDirectory, name: str, member: Storage) -> None:
+    expected, actual = archive.member(name).crc, 0
+    for piece in member.chunks(0, member.nbytes):
+        actual = zlib.crc32(piece, actual)
+    if expected and actual != expected:
+        raise CorruptCheckpoint(f"has CRC-32 {actual:08x}, expected {expected:08x}")
 
 
 def _no_tensor(header: npy.Header, member: Storage, start: int) -> Any:

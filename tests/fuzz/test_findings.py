@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
@@ -60,4 +61,13 @@ def test_a_lazy_bit_that_is_there_and_not_true(value: object, legacy: bool, tmp_
     finally:
         torch._utils.get_tensor_metadata = torch._tensor.get_tensor_metadata = original  # type: ignore[attr-defined]
     with pytest.raises(CheckpointError, match="lazy bits"):
+        registry.open(path)
+
+
+def test_a_damaged_header_does_not_make_an_array_vanish(tmp_path: Path) -> None:
+    """An array of no type that a tensor has is left out and listed; one whose CRC-32 is wrong is refused."""
+    path = tmp_path / "model.npz"
+    numpy.savez(path, a=numpy.ones(2, numpy.float32), b=numpy.ones(3, numpy.int64))
+    path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'<g4'"))
+    with pytest.raises(CheckpointError, match="CRC-32"):
         registry.open(path)

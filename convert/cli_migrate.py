@@ -133,6 +133,8 @@ def _run(settings: Any, *, events: bool, json: bool) -> int:
     from convert.zoo import watch
     from convert.zoo.run import migrate as run
 
+    if settings.engine == "ray":
+        console.reserve_stdout()  # Ray prints what happens to its nodes
     follower: Any
     if events:
         follower = watch.Events()

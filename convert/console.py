@@ -26,9 +26,35 @@ class Closed(Exception):
     """Whoever read our output has gone. Not an OSError: typer would end with exit code 1."""
 
 
+_reserved: list[TextIO] = []  # standard output, where nobody but `out` may write to it
+
+
+def reserve_stdout() -> None:
+    """From now on standard output is for `out` alone: what libraries print there goes to standard error."""
+    if not _reserved:
+        sys.stdout.flush()
+        _reserved.append(os.fdopen(os.dup(1), "w", buffering=1, encoding=sys.stdout.encoding, errors="backslashreplace"))
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+
+
+def _stdout() -> TextIO:
+    return _reserved[0] if _reserved else sys.stdout
+
+
+def flush() -> None:
+    """Let standard output's readers have what was written."""
+    try:
+        _stdout().flush()
+    except BrokenPipeError:
+        raise Closed from None
+    except OSError as error:
+        raise _unwritable(_stdout(), error) from error
+
+
 def out(text: str) -> None:
     """One line, or several, on standard output: data."""
-    _write(sys.stdout, text)
+    _write(_stdout(), text)
 
 
 def err(text: str) -> None:
@@ -48,8 +74,9 @@ def _write(stream: TextIO, text: str) -> None:
 
 def _unwritable(stream: TextIO, error: OSError) -> SystemIOError:
     """The error of a standard stream on a full disk; what is still buffered goes nowhere, so that it is not tried once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1 if stream is sys.stdout else 2)
-    return SystemIOError(f"standard {'output' if stream is sys.stdout else 'error'} cannot be written: {error.strerror}")
+    data = stream is _stdout()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return SystemIOError(f"standard {'output' if data else 'error'} cannot be written: {error.strerror}")
 
 
 def emit(document: dict[str, Any]) -> None:
@@ -164,16 +191,11 @@ def _guarded(arguments: Sequence[str], action: Any) -> int:
             reconfigure(errors="backslashreplace")
     try:
         code = int(action())
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise _unwritable(sys.stdout, error) from error
+        flush()
         return code
     except (Closed, BrokenPipeError):
         # Whoever read has gone; the interpreter must not try to flush once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _stdout().fileno())
         return CLOSED
     except Exception as error:
         if debug:

@@ -47,6 +47,7 @@ PARTS: tuple[Part, ...] = (
         apt=("chromium", "chromium-driver", "fonts-dejavu-core"),
     ),
     Part("atheris", modules=("atheris",), pip=("atheris==3.0.0",)),
+    Part("ray", modules=("ray",), pip=("ray==2.60.0",)),
     Part("strace", programs=("strace",), apt=("strace",)),
 )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from convert.zoo.settings import Settings
-from formats.core.errors import UsageError
 
 
 class Engine(Protocol):
     """Tries again what failed in passing (``transient``), and says how often in ``attempts``; a death ends as an outcome with ``death``."""
+
+    deaths: int  # workers that have died, and may have left something half-written
 
     def submit(self, task: dict[str, Any]) -> None:
         """Take a task in; it may begin at once."""
@@ -32,7 +33,9 @@ class Engine(Protocol):
 def engine_of(settings: Settings) -> Engine:
     """The engine that ``settings`` name."""
     if settings.engine == "ray":
-        raise UsageError("engine ray is not there yet")
+        from convert.zoo.ray_engine import RayEngine
+
+        return RayEngine(settings)
     from convert.zoo.processes import Processes
 
     return Processes(settings)

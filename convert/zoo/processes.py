@@ -61,7 +61,7 @@ class Processes:
         self.workers: list[_Worker] = []
         self.selector = selectors.DefaultSelector()
         self.made: list[dict[str, Any]] = []
-        self.short_lived = 0
+        self.short_lived = self.deaths = 0
         self.company = "alone" if settings.jobs < cores() else "crowded"
 
     @property
@@ -193,6 +193,7 @@ class Processes:
         self._dismiss(worker)
         code = worker.process.wait()
         held, worker.held = list(worker.held), deque()
+        self.deaths += 1
         if not held:
             self.short_lived += not worker.taken
             return

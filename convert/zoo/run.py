@@ -171,6 +171,8 @@ class Migration:
             engine.close()
             if recorder is not None:
                 recorder.finish()
+                if engine.deaths:
+                    self.store.sweep()
                 self._not_durable(recorder)
 
     def _take(self, outcome: dict[str, Any], task: dict[str, Any], made: Plan, recorder: Recorder | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import deque
 from typing import Any
@@ -141,7 +140,7 @@ class Events:
 
     def _tell(self, document: dict[str, Any]) -> None:
         console.out(json.dumps(console.finite(document), separators=(",", ":")))
-        sys.stdout.flush()
+        console.flush()
 
 
 class Silent(Log):

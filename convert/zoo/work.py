@@ -8,7 +8,7 @@ A task and its outcome are plain JSON documents, so that any engine can carry th
      "reserved": ["/out/nets/a.b.safetensors"],                # outputs of neighbours, never to be taken
      "twin": {"name": "nets/b.pth", "source": "/zoo/nets/b.pth", "stem": "b", "outputs": {"safetensors": [OUTPUT…]},
               "told": {"format": …}, "left": {"safetensors": {"dropped": …}}},       # a source that looks the same, and is done
-     "digest": "fast", "identify": false}
+     "digest": "fast", "identify": false, "sync": false}       # sync: make each output durable; else the driver makes many so
 
 An outcome repeats ``id`` and ``name``, and holds the state of the source as it was before it was read, and one record a target.
 """
@@ -100,7 +100,7 @@ def _run(task: dict[str, Any], target: dict[str, Any]) -> Result:
     job = Job(
         (task["source"],), to,
         output=None if task["plain"] else str(folder / f"{task['stem']}.{to}"), out_dir=str(folder) if task["plain"] else None,
-        force=target["force"], dry_run=task["verb"] == "plan", sync=False, **task["options"],
+        force=target["force"], dry_run=task["verb"] == "plan", sync=task.get("sync", False), **task["options"],
     )  # fmt: skip
     source = Path(task["source"])
     if task["verb"] == "convert" and (task["reserved"] or not task["plain"]):

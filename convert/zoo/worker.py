@@ -23,17 +23,20 @@ def main(memory: int, parent: int, alone: bool) -> int:
     telling = os.dup(1)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us says when to stop
-    from convert.console import signals
+    from convert.console import Ended, signals
     from convert.zoo.work import perform
     from formats.core import readback
 
     readback.THREADS = alone
     gc.freeze()
-    with signals(), os.fdopen(os.dup(0), "rb") as tasks:
-        for line in tasks:
-            told = json.dumps(perform(json.loads(line)), separators=(",", ":")).encode() + b"\n"
-            while told:
-                told = told[os.write(telling, told) :]
+    try:
+        with signals(), os.fdopen(os.dup(0), "rb") as tasks:
+            for line in tasks:
+                told = json.dumps(perform(json.loads(line)), separators=(",", ":")).encode() + b"\n"
+                while told:
+                    told = told[os.write(telling, told) :]
+    except Ended as ended:  # the temporaries are gone by now
+        return 128 + ended.number
     return 0
 
 

@@ -1,8 +1,9 @@
 """Reads a layout's segments in the source's order and writes them in long pieces; what is written is handed on to be checked.
 
 Large segments go piece by piece through a few buffers used again and again, each piece ending at a multiple of `PIECE` in the
-destination. Small ones are read many at once, with whatever stands between them in the source, and written in the destination's order.
-A header that stands before the data in the source (a ZIP's local header) comes with the same read as the data.
+destination. Small ones come afterwards, a stretch of the destination at a time: read in the source's order, many at once with whatever
+stands between them, and written in one go. A header that stands before the data in the source (a ZIP's local header) comes with the
+same read as the data.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ from formats.core.readback import LEAD, NO_DATA, PIECE, Part, ReadBack
 from formats.core.storage import Storage, plain_span
 
 Observe = Callable[[int, int], None]
+Placed = tuple[int, Any, int, int]  # (index, storage, offset in the file, bytes of what stands before the data there)
 
 SMALL = 128 << 10  # bytes: smaller segments are gathered, and written in the destination's order
-GATHERED = 2 << 20  # bytes of small segments held at once …
-GATHERED_MOST = 32 << 20  # … or where there are very many, so many that writes stay long:
-GATHERED_EACH = 400  # bytes for each segment
+GATHERED = 2 << 20  # bytes of small segments held at once
 GAP = 4 << 10  # bytes: what is this near to each other is read, and written, in one go
 
 
@@ -35,7 +35,6 @@ class Mover:
         self.check = check
         self.observe = observe
         self.done = 0
-        self.budget = min(max(GATHERED, GATHERED_EACH * len(layout.data)), GATHERED_MOST)
         self.small: list[tuple[int, int, bytes]] = []  # (offset, index, bytes)
         self.small_bytes = 0
         last = -1
@@ -48,21 +47,30 @@ class Mover:
 
     def run(self, order: list[int]) -> None:
         """Move the segments of these indices, which are in the sources' order."""
-        segments = self.layout.data
-        near: list[int] = []
-        for index in order:
-            if segments[index].storage.nbytes < SMALL:
-                near.append(index)
-                continue
-            self._gather(near)
-            near = []
-            data = segments[index]
+        small: list[tuple[int, int, int]] = []  # (offset, place in the source's order, index)
+        for rank, index in enumerate(order):
+            data = self.layout.data[index]
+            storage = data.storage
             try:
-                self._move(index, data)
+                if storage.nbytes >= SMALL:
+                    self._move(index, data)
+                elif hasattr(storage, "lead") or plain_span(storage) is not None:
+                    small.append((data.offset, rank, index))
+                else:
+                    self._computed(index, data)  # in the source's order: what is inflated is inflated once
             except CheckpointError as error:
                 raise _named(error, data) from error.__cause__
-        self._gather(near)
         self._write_small()
+        small.sort()
+        near: list[tuple[int, int]] = []
+        held = 0
+        for _, rank, index in small:
+            near.append((rank, index))
+            held += self.layout.data[index].storage.nbytes
+            if held >= GATHERED:
+                self._gather(near)
+                near, held = [], 0
+        self._gather(near)
 
     # -- large segments ------------------------------------------------------------------------------------------------------------
     def _move(self, index: int, data: Data) -> None:
@@ -99,28 +107,19 @@ class Mover:
             fill(memoryview(b""))
 
     # -- small segments ------------------------------------------------------------------------------------------------------------
-    def _gather(self, near: list[int]) -> None:
-        """Read small segments that follow each other in the source, those near to each other by one read."""
+    def _gather(self, near: list[tuple[int, int]]) -> None:
+        """Move the small segments of these places and indices, those near to each other in the source by one read."""
+        near.sort()
         segments = self.layout.data
-        together: list[
-            tuple[int, Any, int, int]
-        ] = []  # (index, storage, offset in the file, bytes of what stands before the data)
+        together: list[Placed] = []
         file: SourceFile | None = None
         start = stop = 0
-        for index in near:
+        for _, index in near:
             storage: Any = segments[index].storage
             try:
-                lead = _lead(storage)
-                span = plain_span(storage) if lead is None else None
+                source, at, length = _lead(storage) or (*(plain_span(storage) or (None, 0)), 0)
             except CheckpointError as error:
                 raise _named(error, segments[index]) from error.__cause__
-            if lead is not None:
-                source, at, length = lead
-            elif span is not None:
-                (source, at), length = span, 0
-            else:
-                self._computed(index, segments[index])
-                continue
             end = at + length + storage.nbytes
             if together and (source is not file or at < start or at - stop > GAP or end - start > PIECE):
                 self._read(file, start, stop, together)
@@ -131,36 +130,29 @@ class Mover:
             stop = max(stop, end)
         if together:
             self._read(file, start, stop, together)
+        self._write_small()
 
-    def _read(self, file: Any, start: int, stop: int, together: list[tuple[int, Any, int, int]]) -> None:
+    def _read(self, file: Any, start: int, stop: int, together: list[Placed]) -> None:
         segments, small = self.layout.data, self.small
         held = bytearray(stop - start)
         index = together[0][0]
-        taken = 0
         try:
             file.read_into(start, memoryview(held))
             for index, storage, at, headed in together:
                 count = storage.nbytes
                 begin = storage.settle(held, at - start, at + headed + count) if headed else at - start
                 small.append((segments[index].offset, index, bytes(held[begin : begin + count])))
-                taken += count
         except CheckpointError as error:
             raise _named(error, segments[index]) from error.__cause__
-        self.small_bytes += taken
-        if self.small_bytes >= self.budget:
-            self._write_small()
 
     def _computed(self, index: int, data: Data) -> None:
-        try:
-            raw = bytearray(data.storage.nbytes)
-            fill = _reader(data.storage)
-            fill(memoryview(raw))
-            fill(memoryview(b""))
-        except CheckpointError as error:
-            raise _named(error, data) from error.__cause__
+        raw = bytearray(data.storage.nbytes)
+        fill = _reader(data.storage)
+        fill(memoryview(raw))
+        fill(memoryview(b""))
         self.small.append((data.offset, index, bytes(raw)))
         self.small_bytes += len(raw)
-        if self.small_bytes >= self.budget:
+        if self.small_bytes >= GATHERED:
             self._write_small()
 
     def _write_small(self) -> None:

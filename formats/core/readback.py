@@ -110,18 +110,19 @@ class ReadBack:
 
     def _compare_stored(self) -> None:
         partial: list[tuple[Any, str]] = []
-        proved: set[int] = set()
         for data, crc in zip(self.layout.data, self.crcs, strict=True):
             storage: Any = data.storage
             find = getattr(storage, "stored_crc", None)
             stored = None if find is None else find()
             if stored is not None:
-                proved.add(id(storage))
                 if crc != stored:
                     _refuse(storage, data.name, stored)
             elif (inner := getattr(storage, "inner", None)) is not None:
                 partial.append((inner, data.name))
+        if not partial:
+            return
         # Of storages that only parts were taken of, the whole has to be read once more to know whether it is sound.
+        proved = {id(data.storage) for data in self.layout.data if _stored_crc(data.storage) is not None}
         for base, name in partial:
             stored = _stored_crc(base)
             while stored is None and (inner := getattr(base, "inner", None)) is not None:

@@ -16,6 +16,7 @@ from convert.report import Result
 from convert.text import dotted
 from formats import registry
 from formats.core.errors import CheckpointError, Unsupported, UsageError
+from formats.core.files import located
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Opened:
 
 def open(path: StrPath) -> Opened:
     """Read the structure of the checkpoint at ``path``: no tensor's bytes, and nothing of the file is run."""
-    return Opened(registry.open(Path(path)))
+    return Opened(registry.open(located(path)))
 
 
 def convert(
@@ -159,14 +160,14 @@ def convert(
         out_dir=None if out_dir is None else os.fspath(out_dir), select=select, ema=ema, strip=strip, keep=keep,
         verify=verify, force=force, dry_run=dry_run, tied=tied, dtype=dtype, dequantize=dequantize, run=run,
     )  # fmt: skip
-    return convert_one(Path(source), job)
+    return convert_one(located(source), job)
 
 
 def inspect(path: StrPath, *, values: bool = False) -> dict[str, Any]:
     """What is in the file, as the document that ``convert inspect --json`` prints; ``values`` looks for NaN, Inf and all-zero."""
     from convert.inspection import inspect as inspected
 
-    return inspected(Path(path), values=values).document()
+    return inspected(located(path), values=values).document()
 
 
 def verify(
@@ -179,10 +180,10 @@ def verify(
     if run is not None or Path(output).suffix.lower() == ".onnx":
         from convert.proof import compare
 
-        return compare(Path(source), Path(output), run or RunOptions(), select=select, ema=ema, bisect=True).document()
+        return compare(located(source), located(output), run or RunOptions(), select=select, ema=ema, bisect=True).document()
     from convert.verification import verify as verified
 
-    return verified(Path(source), Path(output), select=select, ema=ema).document()
+    return verified(located(source), located(output), select=select, ema=ema).document()
 
 
 __all__ = ["CheckpointError", "Opened", "RunOptions", "Tensor", "UsageError", "convert", "inspect", "open", "verify"]

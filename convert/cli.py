@@ -14,6 +14,7 @@ from convert import cli_identify, cli_migrate, cli_release, console
 from convert import cli_keys as keys
 from convert import cli_run as running
 from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job, nbytes
+from formats.core.files import located
 
 DEFAULT = "source"  # the hidden name of the default command
 GROUP_OPTIONS = ("--help", "-h", "--version", "-V", "--install-completion", "--show-completion")
@@ -191,7 +192,7 @@ def source(
 
 @app.command()
 def inspect(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Any file.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", parser=located, help="Any file.")],
     values: Annotated[bool, typer.Option("--values", help="Read all values; warn of NaN, Inf and all-zero tensors.")] = False,
     class_source: Annotated[
         bool, typer.Option("--source", help="Print the Python text of classes that the file carries, escaped.")

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from convert import console
+from formats.core.files import located
 
 
 def identify(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Any checkpoint.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", parser=located, help="Any checkpoint.")],
     select: Annotated[
         str | None, typer.Option("--select", metavar="PATH", help="Which part is the model, as convert inspect names it.")
     ] = None,

@@ -9,6 +9,7 @@ import typer
 
 from convert import console
 from convert.job import KeyOptions
+from formats.core.files import located
 
 Only = Annotated[
     list[str] | None,
@@ -51,8 +52,8 @@ def options(
 
 
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint of any format.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of any format.")],
+    a: Annotated[Path, typer.Argument(metavar="A", parser=located, help="A checkpoint of any format.")],
+    b: Annotated[Path, typer.Argument(metavar="B", parser=located, help="Another one, of any format.")],
     select_a: Annotated[str | None, typer.Option("--select-a", metavar="PATH", help="Which part of A is the model.")] = None,
     select_b: Annotated[str | None, typer.Option("--select-b", metavar="PATH", help="Which part of B is the model.")] = None,
     ema: Annotated[bool, typer.Option("--ema", help="Take the averaged copies of the weights.")] = False,
@@ -81,9 +82,10 @@ def diff(
 
 
 def doctor(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The checkpoint that does not load.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", parser=located, help="The checkpoint that does not load.")],
     like: Annotated[
-        Path | None, typer.Option("--like", metavar="CHECKPOINT", help="A checkpoint of the model that it should load into.")
+        Path | None,
+        typer.Option("--like", metavar="CHECKPOINT", parser=located, help="A checkpoint of the model that it should load into."),
     ] = None,
     arch: Annotated[
         str | None, typer.Option("--arch", metavar="ARCH", help="The model that it should load into: package.module:callable.")

@@ -10,6 +10,7 @@ import typer
 from convert import console
 from convert.job import RunOptions
 from formats.core.errors import UsageError
+from formats.core.files import located
 
 Arch = Annotated[
     str | None,
@@ -77,8 +78,10 @@ def options(
 
 
 def verify(
-    source: Annotated[Path | None, typer.Argument(metavar="SOURCE", help="The checkpoint that was converted.")] = None,
-    output: Annotated[Path | None, typer.Argument(metavar="OUTPUT", help="What it was converted to.")] = None,
+    source: Annotated[
+        Path | None, typer.Argument(metavar="SOURCE", parser=located, help="The checkpoint that was converted.")
+    ] = None,
+    output: Annotated[Path | None, typer.Argument(metavar="OUTPUT", parser=located, help="What it was converted to.")] = None,
     select: Annotated[str | None, typer.Option("--select", metavar="PATH", help="Which part of SOURCE is the model.")] = None,
     ema: Annotated[bool, typer.Option("--ema", help="Take the averaged copy of the weights.")] = False,
     run: Annotated[

@@ -5,14 +5,15 @@ Only verification uses them. What they return is compared with our own reading, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert.plan import MODEL_KEY, PROVENANCE
 from formats.core.composites import DESCRIPTION
-from formats.core.errors import SystemIOError, Unsupported
+from formats.core.errors import CheckpointError, SystemIOError, Unsupported
+from formats.core.remote import here
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 
 if TYPE_CHECKING:
@@ -40,10 +41,20 @@ class Loaded:
 def load(path: Path, format_name: str) -> Loaded:
     """Read ``path`` with the library of its format. Raises `Unsupported` where that library refuses or there is none."""
     if format_name == "safetensors":
-        return _safetensors(path)
+        return _loaded(_safetensors, path)
     if format_name.startswith("torch"):
-        return _torch(path)
+        return _loaded(_torch, path)
     raise Unsupported(f"no other library reads {format_name}", path=path)
+
+
+def _loaded(library: Callable[[Path], Loaded], path: Path) -> Loaded:
+    """What ``library`` gives, of a local copy where ``path`` is remote."""
+    with here(path) as file:
+        try:
+            return library(file)
+        except CheckpointError as error:
+            error.path = path
+            raise
 
 
 def _torch(path: Path) -> Loaded:

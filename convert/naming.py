@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from formats.core.errors import OutputError
+from formats.core.files import located
 
 LONGEST_NAME = 255  # bytes, the limit of every common file system
 
@@ -33,8 +34,8 @@ def stem(name: str, suffixes: Iterable[str]) -> str:
 def target(source: Path, to: str, suffixes: Iterable[str], output: str | None, out_dir: str | None) -> Path:
     """The output of a source that holds one model."""
     if output is not None:
-        return Path(output)
-    folder = source.parent if out_dir is None else Path(out_dir)
+        return located(output)
+    folder = source.parent if out_dir is None else located(out_dir)
     return folder / (stem(source.name or source.resolve().name, suffixes) + "." + to)
 
 
@@ -64,6 +65,10 @@ def check_place(path: Path, source: Path, *, named: bool, create: bool) -> None:
         raise OutputError("is a folder", path=path, hint="name a file with -o, or a folder with --out-dir")
     if named and same(path, source):
         raise OutputError("is the source itself, which is never changed", path=path, hint="name another output with -o")
+    upload = getattr(path, "check_upload", None)
+    if upload is not None:  # a remote place has no folders
+        upload()
+        return
     folder = path.parent
     while create and not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -99,7 +104,9 @@ def check(path: Path, source: Path, *, force: bool) -> None:
         raise OutputError("is the source itself, which is never changed", path=path, hint="name another output with -o")
     if not force and path.is_file() and not path.is_symlink():
         raise Exists("exists already", path=path, hint="--force replaces it")
-    if path.parent.is_dir():  # a folder that is still to be made holds nothing
+    if hasattr(path, "check_upload"):
+        path.check_upload()
+    elif path.parent.is_dir():  # a folder that is still to be made holds nothing
         check_output(path, force=force)
 
 

@@ -97,7 +97,7 @@ def built(path: str, select: str, name: str, ema: bool, strip: bool, options: di
     """The module, built again in the exporting process from the same source in the same way."""
     from convert.select import choose
 
-    with registry.open(Path(path)) as checkpoint:
+    with registry.open(path) as checkpoint:
         choices = choose(checkpoint, select=select, ema=ema, strip=strip)
         choice = next((one for one in choices if one.name == name), choices[0])
         given = RunOptions(**(options | {"inputs": tuple(options["inputs"]), "batches": (), "disabled": ()}))

@@ -16,6 +16,7 @@ from convert.report import Failure, Report, Result
 from formats import registry
 from formats.core.checkpoint import Checkpoint
 from formats.core.errors import CheckpointError, OutputError, SystemIOError, UsageError
+from formats.core.files import located
 from formats.core.protocol import Format
 from formats.core.record import changed
 from formats.core.tensor import CompositeTensor
@@ -39,7 +40,7 @@ def run(job: Job) -> Report:
         report.results.append(result)
         try:
             with _uncollected(job):
-                _convert(Path(source), job, result, written)
+                _convert(located(source), job, result, written)
         except Exception as error:  # a fault of ours in one file is no reason to leave the others
             if job.debug:
                 raise
@@ -138,7 +139,7 @@ def _convert(source: Path, job: Job, result: Result, written: dict[Path, str]) -
                 result.status = "planned"
                 return
             if job.out_dir is not None:
-                naming.make_folder(Path(job.out_dir))
+                naming.make_folder(located(job.out_dir))
             with _digested(checkpoint, job, result):
                 if program:
                     onnx_target.write(checkpoint, choices, job, result, steps())

@@ -24,6 +24,7 @@ from convert.report import Output
 from convert.trial import trial
 from formats import registry
 from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed, SystemIOError, Unsupported, UsageError
+from formats.core.files import located, opened
 from formats.core.output import write_bytes
 
 if TYPE_CHECKING:
@@ -271,8 +272,8 @@ def replay(report: Path, say: Say | None = None) -> tuple[Parity, list[str]]:
     )
     select = recipe.get("select")
     found = compare(
-        Path(recipe["source"]),
-        Path(str(recipe.get("output"))),
+        located(recipe["source"]),
+        located(str(recipe.get("output"))),
         options,
         select=(select or ".") if isinstance(select, str) else None,
         say=say,
@@ -291,5 +292,10 @@ def replay(report: Path, say: Say | None = None) -> tuple[Parity, list[str]]:
 def _sha256(path: Path) -> str:
     if not path.is_file():
         return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest, file = hashlib.sha256(), opened(path)
+    try:
+        for piece in file.pieces(0, file.size):
+            digest.update(piece)
+    finally:
+        file.close()
+    return digest.hexdigest()

@@ -135,7 +135,8 @@ class Output:
         if self.casting is not None:
             lines += self.casting.lines(written=self.written)
         verb = "would be written to" if planned else "written to"
-        outcomes = {"bytes": ", read back and equal", "none": ", not verified"}
+        proof = "uploaded, every part checked" if hasattr(self.path, "url") else "read back and equal"
+        outcomes = {"bytes": f", {proof}", "none": ", not verified"}
         checked = "" if planned else outcomes.get(self.verified, f", {self.verified}")
         lines.append(f"{verb} {shown(self.path, 300)}: {size(self.nbytes)}{checked}")
         lines += _digested(self.sha256)

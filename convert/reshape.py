@@ -15,6 +15,7 @@ from convert.text import count
 from formats import registry
 from formats.core.checkpoint import StateDict
 from formats.core.errors import AmbiguousCheckpoint, UsageError
+from formats.core.files import located
 
 
 @dataclass(slots=True)
@@ -45,8 +46,8 @@ class Reshaping:
             raise UsageError("--like names the checkpoint that --fill-missing takes values from")
         self.rules = rules_of(options)
         with self._stack as stack:
-            self._like = None if options.like is None else self._model(Path(options.like), "--like")
-            self._into = None if options.into is None else self._model(Path(options.into), "--into")
+            self._like = None if options.like is None else self._model(located(options.like), "--like")
+            self._into = None if options.into is None else self._model(located(options.into), "--into")
             self._stack = stack.pop_all()
         return self
 

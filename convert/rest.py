@@ -16,7 +16,7 @@ from formats.core.checkpoint import Checkpoint, StateDict, walk
 from formats.core.composites import DESCRIPTION, REST, expand
 from formats.core.dtype import by_name
 from formats.core.errors import CorruptCheckpoint, LimitExceeded, UsageError
-from formats.core.files import SourceFile
+from formats.core.files import opened
 from formats.core.layout import Layout, Literal
 from formats.core.rebuild import TypedStorage
 from formats.core.record import changed
@@ -162,7 +162,7 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    file = SourceFile(path, follow=False)
+    file = opened(path, follow=False)
     try:
         if file.size > MAX_JSON:
             raise LimitExceeded(f"tree of {file.size} bytes, at most {MAX_JSON} are read", path=path)

@@ -17,7 +17,7 @@ from typing import Any
 from formats.core.checkpoint import Checkpoint, Ordered
 from formats.core.dtype import BY_NAME, DType
 from formats.core.errors import CorruptCheckpoint, LimitExceeded, UnknownFormat
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.probe import Probe
 from formats.core.protocol import Match, Open
 from formats.core.storage import Storage, Swapped
@@ -54,7 +54,7 @@ def _root(archive: ZipDirectory) -> str | None:
 
 def read(source: Path | SourceFile, open_inner: Open) -> Checkpoint:
     """Structure of the weights and constants; those that are files of `torch.save` are opened in place by ``open_inner``."""
-    file = source if isinstance(source, SourceFile) else SourceFile(source)
+    file = source if isinstance(source, SourceFile) else opened(source)
     archive = ZipDirectory(file)
     reading = _Reading(archive, open_inner)
     metadata: dict[str, Any] = {"container": "exported program"}

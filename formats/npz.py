@@ -15,7 +15,7 @@ from typing import Any
 from formats.core import crc, npy
 from formats.core.checkpoint import Checkpoint, Global, Record
 from formats.core.errors import CheckpointError, CorruptCheckpoint, UnknownFormat
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.probe import Probe
 from formats.core.protocol import Match
 from formats.core.storage import Storage, Swapped, Window, read_all
@@ -35,7 +35,7 @@ def sniff(probe: Probe) -> Match:
 
 def read(path: Path) -> Checkpoint:
     """The arrays of the archive at ``path`` by name, read when asked for; of each only the header is read now."""
-    return read_file(SourceFile(path))
+    return read_file(opened(path))
 
 
 def read_file(file: SourceFile) -> Checkpoint:

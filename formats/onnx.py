@@ -18,7 +18,7 @@ from formats.core.beside import beside
 from formats.core.checkpoint import Checkpoint, Global, Ordered, Record
 from formats.core.dtype import BY_NAME, DType
 from formats.core.errors import AmbiguousCheckpoint, CheckpointError, CorruptCheckpoint, LimitExceeded, Unsupported
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.probe import Probe
 from formats.core.protobuf import BYTES, FIXED32, FIXED64, VARINT, Field, Wire
 from formats.core.protocol import Match
@@ -79,12 +79,13 @@ def sniff(probe: Probe) -> Match:
 
 def read(path: Path) -> Checkpoint:
     """The tensors of the model at ``path``, read when asked for; external data are opened beside it."""
-    return _Model(SourceFile(path), path).read()
+    return _Model(opened(path), path).read()
 
 
 def read_file(file: SourceFile) -> Checkpoint:
     """The same from an open file; external data have no place beside a file inside an archive and are refused."""
-    stands_alone = type(file) is SourceFile  # what lies inside another file is of a class of its own
+    # What lies inside another file is of a class of its own; a remote file stands alone as well.
+    stands_alone = type(file) is SourceFile or hasattr(file, "remote")
     return _Model(file, file.path if stands_alone else None).read()
 
 
@@ -280,7 +281,7 @@ class _Model:
         real = beside(self.path, name, "external data")
         file = self.beside.get(name)
         if file is None:
-            file = self.beside[name] = SourceFile(real, follow=False)
+            file = self.beside[name] = opened(real, follow=False)
         offset = _count(said.get("offset", "0"), "offset")
         length = _count(said["length"], "length") if "length" in said else nbytes
         return FileSpan(file, offset, length)

@@ -12,7 +12,7 @@ from typing import Any
 
 from formats.core.checkpoint import Checkpoint, Global, Record, walk
 from formats.core.errors import CheckpointError, CorruptCheckpoint, UnknownFormat
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.foreign import named_in, plain_pickle
 from formats.core.numpy_record import numpy_tensor
 from formats.core.pickle_literals import Condensed
@@ -51,7 +51,7 @@ def read(source: Path | SourceFile, open_inner: Open) -> Checkpoint:
 
     Raises `UnknownFormat`, by its own name, for a pickle that holds no tensor.
     """
-    file = source if isinstance(source, SourceFile) else SourceFile(source)
+    file = source if isinstance(source, SourceFile) else opened(source)
     reading = _Reading(file, open_inner)
     try:
         condensed = Condensed(file)

@@ -19,7 +19,7 @@ from formats.core.errors import (
     UnknownFormat,
     Unsupported,
 )
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, located
 from formats.core.probe import Probe
 from formats.core.protocol import Format, Match
 
@@ -176,7 +176,7 @@ def detect(probe: Probe) -> Format:
 
 def open(path: Path | str) -> Checkpoint:
     """Describe the checkpoint at ``path``. Whatever a malformed input makes a reader raise comes out as one `CheckpointError`."""
-    return _open(Path(path), 0)
+    return _open(located(path), 0)
 
 
 def _open(source: Path | SourceFile, depth: int) -> Checkpoint:

@@ -14,7 +14,7 @@ from formats.core.checkpoint import Checkpoint, Content
 from formats.core.composites import DESCRIPTION, rebuild, recorded_ties
 from formats.core.dtype import BY_SAFETENSORS
 from formats.core.errors import CorruptCheckpoint, LimitExceeded, Unsupported
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.layout import Layout
 from formats.core.probe import Probe
 from formats.core.protocol import Match
@@ -43,7 +43,7 @@ def read(path: Path) -> Checkpoint:
 
     Raises `CorruptCheckpoint` where the header breaks the format: duplicate names, gaps, overlaps, sizes that do not fit.
     """
-    return read_file(SourceFile(path))
+    return read_file(opened(path))
 
 
 def read_file(file: SourceFile) -> Checkpoint:

@@ -19,7 +19,7 @@ from formats.core.beside import beside
 from formats.core.checkpoint import Checkpoint, Content, Ordered
 from formats.core.composites import DESCRIPTION, rebuild, recorded_ties
 from formats.core.errors import AmbiguousCheckpoint, CheckpointError, CorruptCheckpoint, LimitExceeded, Unsupported, UsageError
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.layout import Layout, Literal
 from formats.core.probe import Probe
 from formats.core.protocol import Match, Open
@@ -43,6 +43,12 @@ def sniff(probe: Probe) -> Match:
 
 
 def _indexes(folder: Path) -> list[str]:
+    if not hasattr(folder, "open_source"):
+        return _local_indexes(folder)
+    return [path.name for path in folder.iterdir() if path.name.endswith(SUFFIX)]
+
+
+def _local_indexes(folder: Path) -> list[str]:
     names = []
     try:
         with os.scandir(folder) as entries:
@@ -81,7 +87,7 @@ def read(source: Path | SourceFile, open_inner: Open) -> Checkpoint:
                 f"holds {len(names)} indexes: {', '.join(names)!s:.200}", path=source, hint="name one of them"
             )
         path = source / names[0]
-    file = SourceFile(path)
+    file = opened(path)
     if file.size > index_json.MAX_BYTES:
         raise LimitExceeded(f"index of {file.size} bytes, at most {index_json.MAX_BYTES} are read", path=path)
     metadata, weight_map = index_json.parse(file.read(0, file.size))

@@ -11,7 +11,7 @@ from typing import Any
 
 from formats.core.checkpoint import Checkpoint, Global, Record
 from formats.core.errors import CorruptCheckpoint, UnknownFormat
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.probe import Probe
 from formats.core.protocol import Match
 from formats.core.torch_storages import Storages, byte_order, file_version, read_pickle
@@ -34,7 +34,7 @@ def _root(archive: ZipDirectory) -> str | None:
 
 def read(path: Path) -> Checkpoint:
     """Structure of every pickle of the package at ``path``; the tree of the only one, or each under its name."""
-    return read_file(SourceFile(path))
+    return read_file(opened(path))
 
 
 def read_file(file: SourceFile) -> Checkpoint:

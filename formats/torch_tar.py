@@ -19,7 +19,7 @@ from typing import Any
 from formats.core.checkpoint import Checkpoint, Global
 from formats.core.dtype import BY_STORAGE
 from formats.core.errors import CorruptCheckpoint
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.pickle_stream import PickleStream
 from formats.core.probe import Probe
 from formats.core.protocol import Match
@@ -41,7 +41,7 @@ def sniff(probe: Probe) -> Match:
 
 def read(path: Path) -> Checkpoint:
     """Structure of the checkpoint at ``path``; storages are ranges of the file."""
-    return read_file(SourceFile(path))
+    return read_file(opened(path))
 
 
 def read_file(file: SourceFile) -> Checkpoint:

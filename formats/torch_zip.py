@@ -10,7 +10,7 @@ from pathlib import Path
 
 from formats.core.checkpoint import Checkpoint
 from formats.core.errors import CorruptCheckpoint
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.probe import Probe
 from formats.core.protocol import Match
 from formats.core.torch_storages import Storages, byte_order, file_version, read_pickle, storage_folder
@@ -38,7 +38,7 @@ def find_root(archive: ZipDirectory) -> str | None:
 
 def read(path: Path) -> Checkpoint:
     """Structure of the checkpoint at ``path``; storages are members of the archive, read when asked for."""
-    return read_file(SourceFile(path))
+    return read_file(opened(path))
 
 
 def read_file(file: SourceFile) -> Checkpoint:

@@ -18,7 +18,7 @@ from typing import Any
 
 from formats.core.checkpoint import Checkpoint, Ordered, Record
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.probe import Probe
 from formats.core.protocol import Match
 from formats.core.script_classes import ScriptClass, ScriptClasses
@@ -48,7 +48,7 @@ def _root(archive: ZipDirectory) -> str | None:
 
 def read(path: Path) -> Checkpoint:
     """Structure of the program's weights at ``path``; of its code only the heads of classes are looked at, as text."""
-    return read_file(SourceFile(path))
+    return read_file(opened(path))
 
 
 def read_file(file: SourceFile) -> Checkpoint:

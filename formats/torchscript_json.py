@@ -13,7 +13,7 @@ from typing import Any
 from formats.core.checkpoint import Checkpoint, Ordered
 from formats.core.dtype import BY_NAME, DType
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.probe import Probe
 from formats.core.protocol import Match
 from formats.core.storage import Storage
@@ -44,7 +44,7 @@ def _root(archive: ZipDirectory) -> str | None:
 
 def read(path: Path) -> Checkpoint:
     """Structure of the program's weights at ``path``; storages are members of the archive, read when asked for."""
-    return read_file(SourceFile(path))
+    return read_file(opened(path))
 
 
 def read_file(file: SourceFile) -> Checkpoint:

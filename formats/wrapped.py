@@ -18,7 +18,7 @@ from typing import Any
 
 from formats.core.checkpoint import Checkpoint
 from formats.core.errors import CorruptCheckpoint, LimitExceeded, UnknownFormat
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.foreign import recognise
 from formats.core.probe import Probe
 from formats.core.protocol import Match, Open
@@ -43,7 +43,7 @@ def sniff(probe: Probe) -> Match:
 
 def read(source: Path | SourceFile, open_inner: Open) -> Checkpoint:
     """The checkpoint in the archive, or all of them by member name. Raises `UnknownFormat` where there is none."""
-    file = source if isinstance(source, SourceFile) else SourceFile(source)
+    file = source if isinstance(source, SourceFile) else opened(source)
     kind = compression(file.read(0, min(8, file.size)))
     if kind is not None:
         inner_file = spool_stream(file, kind, file.path / _inner_name(file.path.name, kind))

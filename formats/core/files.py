@@ -106,6 +106,28 @@ class SourceFile:
             self.close()
 
 
+def located(name: str | os.PathLike[str]) -> Path:
+    """The place that a user's ``name`` means: a URL is a remote one (`formats.core.remote`), everything else a local path."""
+    if isinstance(name, Path):
+        return name
+    name = os.fspath(name)
+    if "://" in name:
+        from formats.core.remote import URL, remote
+
+        if URL.fullmatch(name):
+            return remote(name)
+    return Path(name)
+
+
+def opened(path: Path, *, follow: bool = True) -> SourceFile:
+    """The file at ``path``, local or remote, open for reading at positions."""
+    remote = getattr(path, "open_source", None)
+    if remote is None:
+        return SourceFile(path, follow=follow)
+    file: SourceFile = remote()
+    return file
+
+
 def _kind(mode: int) -> str:
     for test, name in (
         (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from formats.core.errors import CheckpointError, OutputError, ParityFailed, SystemIOError
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, located
 from formats.core.layout import Layout, Literal
 from formats.core.moving import Observe
 from formats.core.record import record
@@ -59,14 +59,22 @@ def write_layouts(
     outputs durable at once. Raises `OutputError` before anything is read where the output cannot be made, `CorruptCheckpoint` where the
     source contradicts its checksum, `ParityFailed` where the file is not what was written, `SystemIOError` where the system fails.
     """
+    target = located(target)
+    upload = getattr(target, "write_layouts", None)
+    if upload is not None:  # a remote place
+        made: list[Written] = upload(layouts, force=force, verify=verify, sources=sources, observe=observe)
+        return made
     layouts = list(layouts)
-    target = Path(target)
     routes = []
     opened = {id(file): file for file in sources}
     for layout in layouts:
         check_cover(layout)
         routes.append(itinerary(layout))
         opened |= {id(file): file for file in routes[-1].files}
+    if any(file.fd < 0 and hasattr(file, "remote") for file in opened.values()):
+        from formats.core.remote_file import expect
+
+        expect(layouts)
     paths = _paths(layouts, target)
     old = [check_output(path, force=force, sources=opened.values()) for path in paths]
     total = sum(layout.size for layout in layouts)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from formats.core.errors import CheckpointError
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.zip import ZipDirectory
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Probe:
         self._file: SourceFile | None = None
         self._owned = not isinstance(source, SourceFile)
         if not self.folder:
-            self._file = source if isinstance(source, SourceFile) else SourceFile(source)
+            self._file = source if isinstance(source, SourceFile) else opened(source)
             self.size = self._file.size
             self.head = self._file.read(0, min(HEAD, self.size))
 

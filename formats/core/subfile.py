@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from formats.core.errors import CorruptCheckpoint
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, located
 from formats.core.storage import BytesStorage, FileSpan, Storage, plain_span
 
 
@@ -20,7 +20,7 @@ class SubFile(SourceFile):
     __slots__ = ("storage",)
 
     def __init__(self, storage: Storage, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = located(path)
         self.fd = -1
         self.size = storage.nbytes
         self.storage = storage

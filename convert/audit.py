@@ -18,7 +18,7 @@ from typing import Any
 from convert.mentions import Notes, watching
 from formats.core.checkpoint import Global, Record
 from formats.core.errors import CheckpointError
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, opened
 from formats.core.inert import WATCHERS, Inert
 from formats.core.unpickle import unpickle
 from formats.core.zip import ZipDirectory
@@ -66,7 +66,7 @@ def look_around(notes: Notes, path: Path) -> None:
 
 def _look_at(notes: Notes, path: Path) -> None:
     try:
-        file = SourceFile(path)
+        file = opened(path)
     except CheckpointError:
         return
     try:

@@ -65,7 +65,7 @@ def _local_indexes(folder: Path) -> list[str]:
 def members(path: Path) -> list[str]:
     """The names that the index at ``path`` gives its shards; none where it is no index that can be read."""
     try:
-        file = SourceFile(path)
+        file = opened(path)
         try:
             weight_map = index_json.parse(file.read(0, file.size))[1] if file.size <= index_json.MAX_BYTES else None
         finally:

@@ -87,17 +87,17 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], status: int | None
     return "\n".join(lines) + "</table>"
 
 
-def dots(points: Sequence[tuple[str, float, str]], limit: float | None = 10.0) -> str:
+def dots(points: Sequence[tuple[str, float, str]], limit: float | None = 10.0, across: int = WIDTH) -> str:
     """(label, value, status) from left to right on a logarithmic scale; an infinite value sits on the upper edge."""
     height, left, top, bottom = 200, 46, 10, 18
     scale = Scale([value for _, value, _ in points], height - bottom, top, 0.1 if limit else 1e-8, 100.0 if limit else 1.0)
-    marks = [f"<svg viewBox='0 0 {WIDTH} {height}' role=img aria-label='{len(points)} values on a logarithmic scale'>"]
+    marks = [f"<svg viewBox='0 0 {across} {height}' role=img aria-label='{len(points)} values on a logarithmic scale'>"]
     for power in scale.powers():
         y = scale.place(10.0**power)
-        marks.append(f"<line class=axis x1={left} x2={WIDTH} y1={y:.1f} y2={y:.1f} /><text x=2 y={y + 4:.1f}>1e{power}</text>")
+        marks.append(f"<line class=axis x1={left} x2={across} y1={y:.1f} y2={y:.1f} /><text x=2 y={y + 4:.1f}>1e{power}</text>")
     if limit:
-        marks.append(f"<line class=limit x1={left} x2={WIDTH} y1={scale.place(limit):.1f} y2={scale.place(limit):.1f} />")
-    width = (WIDTH - left - 8) / max(len(points), 1)
+        marks.append(f"<line class=limit x1={left} x2={across} y1={scale.place(limit):.1f} y2={scale.place(limit):.1f} />")
+    width = (across - left - 8) / max(len(points), 1)
     for at, (label, value, status) in enumerate(points):
         x = left + 4 + (at + 0.5) * width
         radius = 3 if width > 4 else 2

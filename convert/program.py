@@ -172,7 +172,7 @@ def _whole(choice: Choice, arch: arches.Arch | None, given: tuple[InputSpec, ...
     if not fit.strict:
         raise Unsupported(f"whole model rebuilt with another state dict: {fit.text()}")
     source = rebuilding.name if file is None else f"{rebuilding.name} of {file.path.name}"
-    specs = given or _image_inputs(rebuilding.name, module)
+    specs = given or _image_inputs(rebuilding.name, module) or _vector_inputs(module)
     return Program(module, source, "whole", specs, fit, notes=[*choice.notes, *rebuilding.notes])
 
 
@@ -277,3 +277,13 @@ def _image_inputs(name: str, module: Any) -> tuple[InputSpec, ...]:
     size = tuple(config.get("input_size") or ()) if isinstance(config, dict) else ()
     sides = size[1:] if len(size) == 3 else (299, 299) if name.endswith("Inception3") else (224, 224)
     return (InputSpec((1, first.in_channels if first is not None else 3, *sides)),)
+
+
+def _vector_inputs(module: Any) -> tuple[InputSpec, ...]:
+    """For a `Sequential` whose first layer is linear: what it is given goes to that layer, which takes vectors of one length."""
+    import torch
+
+    first = module
+    while type(first) is torch.nn.Sequential and len(first):
+        first = first[0]
+    return (InputSpec((1, first.in_features)),) if first is not module and type(first) is torch.nn.Linear else ()

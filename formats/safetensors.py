@@ -35,7 +35,13 @@ def sniff(probe: Probe) -> Match:
     length = int.from_bytes(probe.head[:8], "little")
     if probe.head[8:9] == b"{" and 2 <= length <= min(MAX_HEADER, probe.size - 8):
         return Match.CERTAIN
-    return Match.SUFFIX if probe.path.suffix == ".safetensors" else Match.NO
+    if probe.path.suffix != ".safetensors" or (len(probe.head) >= 8 and _printable(probe.head[:8])):
+        return Match.NO  # eight letters are no length of a header but a Git-LFS pointer or a web page
+    return Match.SUFFIX
+
+
+def _printable(head: bytes) -> bool:
+    return head.isascii() and head.decode("ascii").isprintable()
 
 
 def read(path: Path) -> Checkpoint:

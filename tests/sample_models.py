@@ -11,8 +11,6 @@ from torch import nn
 
 from tests.formats.zero_writer import Zero
 
-INPUT = "1x3x16x16"  # what every one of `nets` takes
-
 
 def classifier(width: int = 16) -> nn.Module:
     """A convolution, a batch norm and a linear layer."""
@@ -76,22 +74,21 @@ def critic() -> nn.Module:
 
 
 def nets() -> dict[str, nn.Module]:
-    """Models of torch's own modules, in eval mode; each takes `INPUT`."""
+    """Models of torch's own modules, in eval mode; each takes vectors of 32 numbers, which its first layer says."""
     torch.manual_seed(6)
-    convolutional = nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Dropout(0.5), nn.Linear(32, 10),
-    )  # fmt: skip
-    perceptron = nn.Sequential(nn.Flatten(), nn.Linear(768, 64), nn.GELU(), nn.LayerNorm(64), nn.Linear(64, 10), nn.Softmax(-1))
-    autoencoder = nn.Sequential(
-        nn.Conv2d(3, 12, 4, 2, 1), nn.PReLU(12), nn.GroupNorm(3, 12), nn.ConvTranspose2d(12, 3, 4, 2, 1), nn.Sigmoid()
+    perceptron = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.LayerNorm(64), nn.Dropout(0.1), nn.Linear(64, 10), nn.Softmax(-1))
+    tabular = nn.Sequential(
+        nn.Linear(32, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Sequential(nn.Linear(48, 48), nn.SiLU()), nn.Linear(48, 1)
     )
-    separable = nn.Sequential(
-        nn.Conv2d(3, 24, 1), nn.Hardswish(), nn.Conv2d(24, 24, 3, padding=1, groups=24), nn.BatchNorm2d(24),
-        nn.SiLU(), nn.Conv2d(24, 8, 1), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(128, 10),
+    decoder = nn.Sequential(
+        nn.Linear(32, 192), nn.Unflatten(1, (12, 4, 4)), nn.BatchNorm2d(12), nn.ReLU(), nn.ConvTranspose2d(12, 8, 4, 2, 1),
+        nn.GroupNorm(2, 8), nn.LeakyReLU(0.2), nn.Conv2d(8, 3, 3, padding=1), nn.Tanh(),
     )  # fmt: skip
-    found = {"convolutional": convolutional, "perceptron": perceptron, "autoencoder": autoencoder, "separable": separable}
+    separable = nn.Sequential(
+        nn.Linear(32, 192), nn.Unflatten(1, (3, 8, 8)), nn.Conv2d(3, 24, 1), nn.Hardswish(), nn.Conv2d(24, 24, 3, padding=1, groups=24),
+        nn.BatchNorm2d(24), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(384, 10),
+    )  # fmt: skip
+    found = {"perceptron": perceptron, "tabular": tabular, "decoder": decoder, "separable": separable}
     return {name: net.eval() for name, net in found.items()}
 
 

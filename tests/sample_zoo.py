@@ -35,7 +35,6 @@ class Sample:
     name: str
     write: Callable[[Path], object]
     models: Mapping[str, Weights] = field(default_factory=dict)
-    input: str | None = None  # of a net that runs: its shape, as ``--input`` takes it
 
 
 def samples() -> Iterator[Sample]:
@@ -96,7 +95,7 @@ def _generative() -> Iterator[Sample]:
 def _nets() -> Iterator[Sample]:
     """Whole models of torch's own classes, which run without anybody's source: an ONNX file can be made of each."""
     for name, net in models.nets().items():
-        yield Sample(f"nets/{name}.pt", containers.saved(net), {"": net.state_dict()}, models.INPUT)
+        yield Sample(f"nets/{name}.pt", containers.saved(net), {"": net.state_dict()})
 
 
 def _programs() -> Iterator[Sample]:

@@ -75,11 +75,15 @@ def test_it_has_every_container(zoo: Path) -> None:
 
 def test_the_bad_ones_are_refused(zoo: Path, tmp_path: Path) -> None:
     names = sorted(path.name for path in (zoo / "bad").iterdir())
+    said: list[str] = []
     for name in names:
         with pytest.raises(convert.CheckpointError) as caught:
             convert.convert(zoo / "bad" / name, to="safetensors", out_dir=tmp_path)
         assert caught.value.exit_code == 65
+        said.append(str(caught.value))
     assert len(names) == 5
+    assert "Git-LFS pointer" in said[names.index("pointer.safetensors")]
+    assert "web page" in said[names.index("web page.pth")]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -105,6 +109,5 @@ def test_it_is_the_same_every_time(zoo: Path, tmp_path: Path) -> None:
 
 
 def test_nets_run() -> None:
-    sizes = [int(size) for size in sample_models.INPUT.split("x")]
     for net in sample_models.nets().values():
-        assert torch.isfinite(net(torch.ones(sizes))).all()
+        assert torch.isfinite(net(torch.ones(2, 32))).all()

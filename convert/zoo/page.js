@@ -47,7 +47,7 @@
     ["holds", "f-architecture", (row) => row[ARCHITECTURE]],
     ["least", "f-size", (row) => row[SIZE]],
     ["least", "f-time", (row) => row[TIME]],
-    ["is", "f-verdict", (row) => row[VERDICT]],
+    ["has", "f-verdict", (row) => row[VERDICT].split(", ")],
     ["is", "f-reason", (row) => (row[MORE].error ? row[MORE].error[0] : "")],
   ];
 
@@ -59,7 +59,8 @@
       if (how === "holds") {
         const low = asked.toLowerCase();
         rows = rows.filter((row) => of(row).toLowerCase().includes(low));
-      } else if (how === "is") rows = rows.filter((row) => of(row) === (asked === "\u2013" ? "" : asked));
+      } else if (how === "has") rows = rows.filter((row) => of(row).includes(asked === "\u2013" ? "" : asked));
+      else if (how === "is") rows = rows.filter((row) => of(row) === (asked === "\u2013" ? "" : asked));
       else rows = rows.filter((row) => of(row) !== null && of(row) >= Number(asked));
     }
     const { column, down } = sorted, sign = down ? -1 : 1;
@@ -120,7 +121,7 @@
     made.append(head, make("td", row[STATUS], kind(row[STATUS])), make("td", row[FORMAT], "c-format"), make("td", row[MODEL], "c-model"));
     made.append(make("td", row[ARCHITECTURE], "c-architecture"), make("td", size(row[SIZE]), "n"), make("td", time(row[TIME]), "n c-time"));
     const verdict = row[VERDICT] + (row[RATIO] === null ? "" : " " + ratio(row[RATIO]));
-    made.append(make("td", verdict, kind(row[VERDICT])));
+    made.append(make("td", verdict, kind(row[VERDICT].split(", ")[0])));
     name.addEventListener("click", () => {
       const open = name.getAttribute("aria-expanded") === "true";
       name.setAttribute("aria-expanded", String(!open));

@@ -44,7 +44,7 @@ def _head(document: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]
     place = f"<b>{text(settings.get('source', ''), 300)}</b> to <b>{text(settings.get('destination', ''), 300)}</b>"
     return [
         f"<header><h1>Migration to {text(targets)}</h1><p>{place}</p><p><span class='verdict {status_class(status)}'>{text(status)}</span>",
-        f"<span class=soft>{text(document.get('started', ''))}, {_seconds(document.get('seconds'))},",
+        f"<span class=soft>{text(_time(document.get('started')))}, {_seconds(document.get('seconds'))},",
         f"{text(document.get('tool', ''))}</span></p></header>",
     ]
 
@@ -108,7 +108,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         _field("architecture", "architecture contains"),
         _choice("size", "size at least", LEAST_SIZE),
         _choice("time", "time at least", LEAST_TIME),
-        _choice("verdict", "verdict", sorted({row[7] for row in told})),
+        _choice("verdict", "verdict", sorted({verdict for row in told for verdict in row[7].split(", ")})),
     ]
     if reasons:
         fields.append(_choice("reason", "reason", reasons))
@@ -190,7 +190,7 @@ def _row(row: Mapping[str, Any]) -> list[Any]:
     return [
         shown(row.get("source", ""), 300), shown(row.get("status", ""), 40), shown(row.get("format") or "", 40),
         _model(row), shown(row.get("architecture") or "", 120), _whole(row.get("bytes")),
-        _real(row.get("seconds")), shown(row.get("verdict") or "", 40), _real(row.get("ratio")), more,
+        _real(row.get("seconds")), _verdicts(row), _real(row.get("ratio")), more,
     ]  # fmt: skip
 
 
@@ -201,6 +201,12 @@ def _model(row: Mapping[str, Any]) -> str:
         return shown(", ".join(names[:8]))
     model = row.get("model")
     return "" if model is None else shown(model, 120) if model else "whole file"
+
+
+def _verdicts(row: Mapping[str, Any]) -> str:
+    """The row's, which is the weakest of its outputs', and then the others."""
+    found = [row.get("verdict"), *(output.get("verdict") for output in row.get("outputs") or ())]
+    return ", ".join(shown(verdict, 40) for verdict in list(dict.fromkeys(filter(None, found)))[:5])
 
 
 def _output(output: Mapping[str, Any]) -> list[Any]:
@@ -249,6 +255,10 @@ def _real(value: Any) -> float | str | None:
     if not isinstance(value, (int, float)):
         return None
     return value if math.isfinite(value) else str(value)
+
+
+def _time(value: Any) -> str:
+    return str(value or "").replace("T", " ").replace("+00:00", " UTC")
 
 
 def _seconds(value: Any) -> str:

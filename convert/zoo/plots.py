@@ -109,7 +109,7 @@ def _parity(rows: Sequence[Mapping[str, Any]]) -> str:
     points.sort(key=lambda point: -point[1] if point[1] == point[1] else -math.inf)
     left_out = f" The {MOST} largest of {len(points):,}." if len(points) > MOST else ""
     said = f"The largest error of each model that was run, in units of float32's own; 10 at most.{left_out}"
-    return f"<figure><h3>Parity</h3><figcaption>{said}</figcaption>{dots(points[:MOST])}</figure>"
+    return f"<figure><h3>Parity</h3><figcaption>{said}</figcaption>{dots(points[:MOST], across=WIDTH)}</figure>"
 
 
 def _frame(what: str) -> str:

@@ -182,6 +182,18 @@ def test_dtypes_are_kept_and_inputs_follow(tmp_path: Path) -> None:
     assert program.module(*program.inputs()).dtype == torch.float64
 
 
+def test_a_sequence_says_what_its_first_linear_layer_takes(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.pt"
+    torch.save(nn.Sequential(nn.Sequential(nn.Linear(7, 4), nn.ReLU()), nn.Linear(4, 2)), whole)
+    program = made(whole)
+    assert [str(spec) for spec in program.specs] == ["1x7:float32"]
+    assert program.module(*program.inputs(batch=3)).shape == (3, 2)
+    assert made(whole, ProgramSpec(inputs=("5x7",))).specs[0].shape == (5, 7), "what is asked for comes first"
+    for first in (nn.Conv2d(3, 4, 3), nn.BatchNorm1d(7), nn.ModuleList([nn.Linear(7, 4)])):
+        torch.save(nn.Sequential(first, nn.BatchNorm1d(4)), whole)
+        assert made(whole).specs == (), "nothing is guessed"
+
+
 def test_other_weights_in_the_same_program(tmp_path: Path) -> None:
     torch.save({"weight": torch.eye(2), "bias": torch.zeros(2)}, tmp_path / "w.pt")
     program = made(tmp_path / "w.pt", ProgramSpec("torch.nn:Linear,in_features=2,out_features=2", ("1x2",)))

@@ -163,3 +163,10 @@ def test_a_plan_says_what_is_needed_and_free() -> None:
     planned = document([row("a", status="planned")], [], {"source": "zoo", "destination": "out", "targets": ["onnx"]},
                        tool="t", started="s", seconds=0.1, space={"needed": 4_000_000, "free": 8_000_000})  # fmt: skip
     assert "4 MB needed" in pages.page(planned)
+
+
+def test_a_row_tells_all_its_verdicts_the_weakest_first() -> None:
+    outputs = [{"target": "onnx", "path": "a", "verdict": "proved"}, {"target": "pth", "path": "b", "verdict": "bytes"}]
+    source = pages.page(made([row("a", outputs=outputs, ratio=0.6)]))
+    assert Parsed(source).rows[0][7:9] == ["bytes, proved", 0.6]
+    assert '<option value="proved">' in source

@@ -27,6 +27,7 @@ from convert.pipeline import convert_one
 from convert.report import Failure, Output, Result
 from convert.zoo import copies, digest
 from formats.core.errors import CheckpointError, OutputError, SystemIOError, UnknownFormat
+from formats.core.record import changed
 
 # What the system may do otherwise the next time it is asked.
 TRANSIENT = frozenset({
@@ -106,14 +107,8 @@ def _run(task: dict[str, Any], target: dict[str, Any]) -> Result:
     if task["verb"] == "convert" and (task["reserved"] or not task["plain"]):
         naming.make_folder(folder)
     if task["reserved"] and task["verb"] == "convert":
-        _refuse_reserved(convert_one(source, _dry(job)), task["reserved"])
+        _refuse_reserved(convert_one(source, changed(job, dry_run=True, force=True)), task["reserved"])
     return convert_one(source, job)
-
-
-def _dry(job: Job) -> Job:
-    from dataclasses import replace
-
-    return replace(job, dry_run=True, force=True)
 
 
 def _refuse_reserved(planned: Result, reserved: list[str]) -> None:

@@ -283,3 +283,14 @@ def test_usage(zoo: Path, out: Path, tmp_path: Path) -> None:
     assert run("migrate", zoo, out, "--to", "nothing").returncode == 69
     assert run("migrate", zoo, out, "--check").returncode == 2
     assert run("migrate", zoo, out, "--to", "safetensors", "--json", "--events").returncode == 2
+
+
+def test_a_model_of_one_checkpoint_never_takes_the_output_of_another(tmp_path: Path, out: Path) -> None:
+    """``a.pth`` with a model ``gen`` would become ``a.gen.safetensors``, and so would ``a.gen.pth``."""
+    own = save(tmp_path / "zoo/a.gen.pth", 1)
+    model = {"conv.weight": torch.randn(4, 4), "conv.bias": torch.randn(4)}
+    torch.save({"gen": model, "disc": {"fc.weight": torch.randn(3, 2), "fc.bias": torch.randn(3)}}, tmp_path / "zoo/a.pth")
+    document = run_json("migrate", tmp_path / "zoo", out, "--to", "safetensors", exit_code=73)
+    assert statuses(document) == {"a.gen.pth": "done", "a.pth": "failed"}
+    assert "is the output of another checkpoint beside this one" in rows(document)["a.pth"]["error"]["what"]
+    same(out / "a.gen.safetensors", own)

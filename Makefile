@@ -22,7 +22,7 @@ N ?= 1000
 SEED ?= 0
 TIME ?= 300
 
-.PHONY: help setup test property faults fuzz flips lint format migrate bench bench-all clean distclean
+.PHONY: help setup test property faults powercuts fuzz flips lint format migrate bench bench-all clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ fuzz: $(READY) ## changed files of every container, judged by the containers' ow
 faults: $(READY) ## every write path under failing system calls and signals (strace); ARGS="--only npz --sample 50"
 	@$(BIN)/python -m tests.parts
 	$(BIN)/python -m tests.faults $(ARGS)
+
+powercuts: $(READY) ## every write path on an ext4 that loses its current at each write (root, FUSE); ARGS="--only npz"
+	@$(BIN)/python -m tests.parts
+	$(BIN)/python -m tests.powercuts $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, the directions of imports, generated documentation
 	$(BIN)/ruff check .

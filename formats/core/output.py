@@ -23,8 +23,8 @@ from formats.core.replacing import give_names, remove_all
 from formats.core.streaming import check_cover, itinerary, stream
 from formats.core.temporary import TEMPORARY_SUFFIX, Temporary
 
-# Errors that say "not here" of the place rather than "the device failed".
 MOST_KNOWN = 200  # files of one run whose temporaries have names that the next run knows: each costs a descriptor until the end
+# Errors that say "not here" of the place rather than "the device failed".
 _PLACE_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 
 

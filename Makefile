@@ -20,9 +20,10 @@ TO ?= safetensors
 WORKERS ?= auto
 N ?= 1000
 SEED ?= 0
+KILLS ?= 20
 TIME ?= 300
 
-.PHONY: help setup test property faults powercuts fuzz flips lint format migrate bench bench-all clean distclean
+.PHONY: help setup test property faults powercuts fuzz flips kill lint format migrate bench bench-all clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +58,8 @@ faults: $(READY) ## every write path under failing system calls and signals (str
 powercuts: $(READY) ## every write path on an ext4 that loses its current at each write (root, FUSE); ARGS="--only npz"
 	@$(BIN)/python -m tests.parts
 	$(BIN)/python -m tests.powercuts $(ARGS)
+kill: $(READY) ## migrations killed at 20 random points and resumed, some of them to ONNX; KILLS=100, SEED=0
+	KILLS=$(KILLS) KILL_SEED=$(SEED) $(BIN)/python -m pytest tests/convert/zoo/test_kill.py $(ARGS)
 
 lint: $(READY) ## ruff, mypy --strict, the directions of imports, generated documentation
 	$(BIN)/ruff check .

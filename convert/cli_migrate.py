@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from convert import cli_run as running
 from convert import console
 from convert.job import DTYPES, KEEPS, LEVELS, TIES, nbytes
 from formats.core.errors import UsageError
@@ -99,6 +100,9 @@ def migrate(
     max_shard_size: Annotated[
         str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Split safetensors into shards of at most so much.")
     ] = None,
+    arch: running.Arch = None,
+    inputs: running.Inputs = None,
+    trust: running.Trust = False,
     events: Annotated[
         bool, typer.Option("--events", help="A JSON document a line on standard output, as things happen.")
     ] = False,
@@ -120,6 +124,9 @@ def migrate(
         ema=ema, strip=strip, keep=keep, verify=verify, tied=tied, dtype=dtype, dequantize=dequantize,
         max_shard_size=_size("max-shard-size", max_shard_size),
     )  # fmt: skip
+    run: dict[str, Any] = {"arch": arch, "inputs": list(inputs or ()), "trust_source": trust}
+    if given := {name: value for name, value in run.items() if value}:
+        options["run"] = given
     settings = Settings(
         source=source, destination=destination, targets=tuple(dict.fromkeys(to or ())), jobs=jobs, listed=listed,
         include=tuple(include or ()), exclude=tuple(exclude or ()), force=force, check=check, dry_run=dry_run, identify=identify,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(slots=True)
@@ -26,9 +26,8 @@ class Entry:
     size: int
     mtime_ns: int
     kind: str = "file"
-    listing: str = (
-        ""  # stands for the names, sizes and times of all parts, where there are parts (`convert.zoo.digest.of_listing`)
-    )
+    options: dict[str, Any] | None = None  # what an index says of this checkpoint alone: fields of `convert.job.Job`
+    listing: str = ""  # `convert.zoo.digest.of_listing` of all parts, where there are parts
 
 
 class Tree(Protocol):

@@ -14,7 +14,7 @@ from convert import naming
 from convert.zoo import digest
 from convert.zoo.journal import CLAIMED, Journal
 from convert.zoo.place import Entry, Store
-from convert.zoo.settings import Settings
+from convert.zoo.settings import Settings, spelled
 from formats import registry
 from formats.core.errors import CheckpointError
 
@@ -85,6 +85,7 @@ def _decide(entry: Entry, root: str, journal: Journal, store: Store, settings: S
             made.ignored[entry.name] = (before["ignored"], entry.size)
             return
     stem, plain = names.of[entry.name]
+    options = settings.options | (entry.options or {})
     folder = entry.name.rpartition("/")[0]
     targets: list[dict[str, Any]] = []
     for to in settings.targets:
@@ -98,7 +99,7 @@ def _decide(entry: Entry, root: str, journal: Journal, store: Store, settings: S
                 }  # fmt: skip
                 continue
         elif (
-            same and not settings.force and row["status"] in DONE and row["settings"] == settings.of_target(to)
+            same and not settings.force and row["status"] in DONE and row["settings"] == spelled(to, options)
             and row["stem"] == stem and intact(row, store)
         ):  # fmt: skip
             continue
@@ -112,7 +113,7 @@ def _decide(entry: Entry, root: str, journal: Journal, store: Store, settings: S
         "id": len(made.tasks), "verb": "plan" if settings.dry_run else "convert", "name": entry.name, "source": entry.where,
         "kind": entry.kind, "size": entry.size, "mtime_ns": entry.mtime_ns, "listing": entry.listing,
         "folder": os.path.join(store.root, folder) if folder else store.root, "stem": stem, "plain": plain, "targets": targets,
-        "options": settings.options, "reserved": names.reserved(entry.name), "digest": settings.digest,
+        "options": options, "reserved": names.reserved(entry.name), "digest": settings.digest,
         "identify": settings.identify, "memory": memory, "seconds": settings.timeout or seconds,
     })  # fmt: skip
 

@@ -9,14 +9,13 @@ from typing import Any
 
 from convert.zoo.journal import Journal
 from convert.zoo.place import Store
+from convert.zoo.settings import spelled
 
 SLICE = 1.0  # seconds between two groups
 GROUP = 4000  # outcomes that a group may have
 
 
-def noted(
-    outcome: dict[str, Any], task: dict[str, Any], run: int, tool: str, root: str, settings: str, place: str
-) -> dict[str, Any]:
+def noted(outcome: dict[str, Any], task: dict[str, Any], run: int, tool: str, root: str, place: str) -> dict[str, Any]:
     """What the journal keeps of an outcome; its paths become relative to ``place``, the destination."""
     source = {key: outcome.get(key) for key in ("size", "mtime_ns", "digest", "format", "title", "architecture", "ignored")}
     source |= {"root": root, "kind": task["kind"], "run": run}
@@ -28,7 +27,7 @@ def noted(
             continue
         outputs = [_relative(output, place) for output in record["outputs"]]
         conversions[record["to"]] = {
-            "settings": settings, "stem": task["stem"], "status": record["status"], "outputs": outputs,
+            "settings": spelled(record["to"], task["options"]), "stem": task["stem"], "status": record["status"], "outputs": outputs,
             "dropped": record.get("dropped"), "notes": record.get("notes"), "error": error, "copy_of": record.get("copy_of"),
             "attempts": outcome.get("attempts", 1), "seconds": record["seconds"], "tool": tool, "run": run,
         }  # fmt: skip

@@ -17,7 +17,7 @@ from convert.zoo.journal import Journal, lock
 from convert.zoo.place import Tree
 from convert.zoo.plan import Plan, plan
 from convert.zoo.record import Recorder, noted
-from convert.zoo.settings import Settings
+from convert.zoo.settings import Settings, spelled
 from convert.zoo.sources import tree_of
 from convert.zoo.store import LocalStore
 from formats import registry
@@ -142,7 +142,7 @@ class Migration:
         """What has to be known durably before the first output is written."""
         self.journal.begin(TOOL, self.settings.document(), self.began)
         self.journal.claim(
-            (task["name"], target["to"], self.settings.of_target(target["to"]), task["stem"])
+            (task["name"], target["to"], spelled(target["to"], task["options"]), task["stem"])
             for task in tasks for target in task["targets"]
         )  # fmt: skip
         touched = []
@@ -177,8 +177,7 @@ class Migration:
 
     def _take(self, outcome: dict[str, Any], task: dict[str, Any], made: Plan, recorder: Recorder | None) -> None:
         name = outcome["name"]
-        settings = self.settings.of_target("")
-        entry = noted(outcome, task, self.journal.run, TOOL, self.root, settings, self.store.root)
+        entry = noted(outcome, task, self.journal.run, TOOL, self.root, self.store.root)
         if recorder is not None:
             recorder.take(entry)
         if outcome.get("ignored") is not None:
@@ -200,7 +199,7 @@ class Migration:
             outputs = {
                 to: [self._absolute(output) for output in row["outputs"]]
                 for to, row in self.conversions.get(name, {}).items()
-                if row["status"] in ("done", "copied") and row["settings"] == self.settings.of_target(to)
+                if row["status"] in ("done", "copied") and row["settings"] == spelled(to, task["options"])
             }
             if outputs:
                 told = {key: self.sources[name].get(key) for key in ("format", "title", "architecture")}

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from formats import registry
+
 SHARE = 0.8  # of the available memory, for all workers together
 FLOOR = 1 << 30  # bytes that a worker may take at least
 ENGINES = ("local", "ray")
@@ -15,7 +17,7 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One call of ``convert migrate``. ``options`` are fields of `convert.job.Job` that are not as usual."""
+    """One call of ``convert migrate``. ``options`` are fields of `convert.job.Job` that are not as usual; ``run`` is a dict."""
 
     source: str
     destination: str
@@ -36,10 +38,6 @@ class Settings:
     ray_address: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
-    def of_target(self, target: str) -> str:
-        """What of the settings an output depends on; where it changes, the output is made again."""
-        return json.dumps(self.options, sort_keys=True, separators=(",", ":"))
-
     def document(self) -> dict[str, Any]:
         said: dict[str, Any] = {
             "source": self.source,
@@ -59,6 +57,17 @@ class Settings:
         }
         given = {"list": self.listed, "timeout": self.timeout, "memory": self.memory, "ray_address": self.ray_address}
         return said | {name: value for name, value in given.items() if value is not None}
+
+
+def options_for(target: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What of ``options`` counts for ``target``: how a model is run is nothing to weights that nobody runs."""
+    runs = options.get("verify") == "run" or registry.writer(target).CAPABILITIES.program
+    return options if runs else {name: value for name, value in options.items() if name != "run"}
+
+
+def spelled(target: str, options: dict[str, Any]) -> str:
+    """What of the settings an output depends on; where it changes, the output is made again."""
+    return json.dumps(options_for(target, options), sort_keys=True, separators=(",", ":"))
 
 
 def available_memory() -> int:

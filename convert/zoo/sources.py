@@ -25,7 +25,8 @@ def tree_of(source: str, listed: str | None, destination: str | None) -> Tree:
     - with ``--list FILE``: the folder SRC, and of it what FILE lists, a path a line, relative to SRC (or absolute, below it);
     - a folder: all of it;
     - something with ``*``, ``?`` or ``[`` that is no file of that name: a glob (``**`` is any depth); its root is the part before them;
-    - a file ``.json`` or ``.jsonl`` without a ``weight_map``: an index, paths or objects with a ``path``, relative to the index's folder;
+    - a file ``.json`` or ``.jsonl`` without a ``weight_map``: an index, paths or objects with a ``path``, relative to the index's folder,
+      and with what counts for this checkpoint alone: ``select``, ``ema``, ``arch``, ``input``;
     - any other file: that one checkpoint.
     """
     if "://" in source:
@@ -49,7 +50,9 @@ def tree_of(source: str, listed: str | None, destination: str | None) -> Tree:
     if path.suffix.lower() in INDEXES:
         entries = _index(path)
         if entries is not None:
-            return LocalTree(path.parent, _below(path.parent, entries, source), apart)
+            names = [_below(path.parent, [place], source)[0] for place, _ in entries]
+            own = {name: options for name, (_, options) in zip(names, entries, strict=True) if options}
+            return LocalTree(path.parent, list(dict.fromkeys(names)), apart, own)
     return LocalTree(path.parent, [path.name], apart)
 
 
@@ -78,8 +81,8 @@ def _text(path: Path) -> str:
         file.close()
 
 
-def _index(path: Path) -> list[str] | None:
-    """The paths of an index; None for what is none: a sharded model's own, or JSON of another kind."""
+def _index(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
+    """The paths of an index and what it says of each; None for what is none: a sharded model's own."""
     lines: Any
     try:
         text = _text(path)
@@ -106,10 +109,24 @@ def _index(path: Path) -> list[str] | None:
             raise UsageError(
                 f"entry {number} of the index has no path", path=path, hint=f"a text, or an object with {PATHS[0]!r}"
             )
-        found.append(place)
+        found.append((place, _own(entry, path, number) if isinstance(entry, dict) else {}))
     if not found:
         raise UsageError("is an index without entries", path=path)
     return found
+
+
+def _own(entry: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
+    """``select``, ``ema``, ``arch`` and ``input`` of one checkpoint, as the options of these names; other keys are not ours."""
+    made: dict[str, Any] = {}
+    inputs = entry.get("input", [])
+    inputs = [inputs] if isinstance(inputs, str) else inputs
+    texts = [entry.get("select", ""), entry.get("arch", ""), *(inputs if isinstance(inputs, list) else [None])]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(entry.get("ema", False), bool):
+        raise UsageError(f"entry {number} of the index has a select, ema, arch or input of a wrong type", path=path)
+    made |= {key: entry[key] for key in ("select", "ema") if entry.get(key)}
+    run = {"arch": entry["arch"]} if entry.get("arch") else {}
+    run |= {"inputs": inputs} if inputs else {}
+    return made | ({"run": run} if run else {})
 
 
 def _below(root: Path, paths: list[str], listed: str) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from convert import naming
 from convert.zoo import digest
@@ -33,9 +34,16 @@ class _Folder:
 class LocalTree:
     """The folder ``root``: all of it, or what ``names`` (places below it) name. Nothing in ``apart`` (a destination) belongs to it."""
 
-    def __init__(self, root: Path | str, names: Sequence[str] | None = None, apart: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        names: Sequence[str] | None = None,
+        apart: Path | None = None,
+        own: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
         self.root = os.fspath(root)
         self.names = names
+        self.own = own or {}  # options of single places
         self.apart = apart
 
     def entries(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Iterator[Entry]:
@@ -115,7 +123,7 @@ class LocalTree:
             for own, state in found[folder].files.items():
                 size, mtime = size + state.st_size, max(mtime, state.st_mtime_ns)
                 parts.append((f"{folder}/{own}", state.st_size, state.st_mtime_ns))
-        return Entry(name, os.path.join(self.root, name), size, mtime, "folder", digest.of_listing(parts))
+        return Entry(name, os.path.join(self.root, name), size, mtime, "folder", self.own.get(name), digest.of_listing(parts))
 
     def _files(self, name: str, folder: _Folder, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Entry]:
         places = {own: f"{name}/{own}" if name else own for own in sorted(folder.files)}
@@ -125,7 +133,7 @@ class LocalTree:
             if own in taken or not wanted(place, include, exclude):
                 continue
             state = folder.files[own]
-            entry = Entry(place, os.path.join(self.root, place), state.st_size, state.st_mtime_ns)
+            entry = Entry(place, os.path.join(self.root, place), state.st_size, state.st_mtime_ns, options=self.own.get(place))
             if not stat.S_ISREG(state.st_mode):
                 entry.kind = "link" if stat.S_ISLNK(state.st_mode) else "special"
             elif shards := indexes.get(own):

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from convert import naming
-from convert.job import Job
+from convert.job import Job, RunOptions
 from convert.pipeline import convert_one
 from convert.report import Failure, Output, Result
 from convert.zoo import copies, digest
+from convert.zoo.settings import options_for
 from formats.core.errors import CheckpointError, OutputError, SystemIOError, UnknownFormat
 from formats.core.record import changed
 
@@ -101,7 +102,7 @@ def _run(task: dict[str, Any], target: dict[str, Any]) -> Result:
     job = Job(
         (task["source"],), to,
         output=None if task["plain"] else str(folder / f"{task['stem']}.{to}"), out_dir=str(folder) if task["plain"] else None,
-        force=target["force"], dry_run=task["verb"] == "plan", sync=task.get("sync", False), **task["options"],
+        force=target["force"], dry_run=task["verb"] == "plan", sync=task.get("sync", False), **_options(to, task["options"]),
     )  # fmt: skip
     source = Path(task["source"])
     if task["verb"] == "convert" and (task["reserved"] or not task["plain"]):
@@ -109,6 +110,15 @@ def _run(task: dict[str, Any], target: dict[str, Any]) -> Result:
     if task["reserved"] and task["verb"] == "convert":
         _refuse_reserved(convert_one(source, changed(job, dry_run=True, force=True)), task["reserved"])
     return convert_one(source, job)
+
+
+def _options(to: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a job; how a model is run comes as a dict of lists, since it came as JSON."""
+    options = dict(options_for(to, given))
+    if "run" in options:
+        run: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in options["run"].items()}
+        options["run"] = RunOptions(**run)
+    return options
 
 
 def _refuse_reserved(planned: Result, reserved: list[str]) -> None:

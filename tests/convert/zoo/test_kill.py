@@ -56,7 +56,7 @@ def journal(folder: Path) -> dict[str, Any]:
 
 
 def killed_at(arguments: list[str], seconds: float) -> bool:
-    """Start a migration and kill it, the command alone or with all its workers, after so long; False where it had ended before."""
+    """Start a migration and kill the command, with which its workers die, after so long; False where it had ended before."""
     process = subprocess.Popen(
         [*argv(), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env=environment(), start_new_session=True,
@@ -70,6 +70,21 @@ def killed_at(arguments: list[str], seconds: float) -> bool:
         return True
 
 
+@pytest.mark.skipif(KILLS < 20, reason="programs take long: `make kill` exports some, with 20 kills")
+def test_programs_too(tmp_path: Path) -> None:
+    """Some nets to ONNX: the exporting process dies as well, and what it left in its temporary folder is no output."""
+    zoo = tmp_path / "zoo"
+    sample_zoo.make(zoo)
+    nets = [sample for sample in sample_zoo.samples() if sample.input][:2]
+    index = [json.dumps({"path": sample.name, "input": sample.input}) for sample in nets]
+    (zoo / "nets.jsonl").write_text("\n".join(index))
+    arguments = ["migrate", str(zoo / "nets.jsonl"), str(tmp_path / "calm"), "--to", "onnx", "--to", "safetensors"]
+    calm = run(*arguments, timeout=600)
+    assert calm.returncode == 0, calm.stderr
+    disturb(arguments, tmp_path / "killed", 5, 20.0)
+    compare(arguments, tmp_path / "killed", tmp_path / "calm", 0)
+
+
 def test_a_killed_migration_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     zoo = tmp_path / "zoo"
     sample_zoo.make(zoo)
@@ -80,24 +95,33 @@ def test_a_killed_migration_ends_like_an_undisturbed_one(tmp_path: Path) -> None
     calm = run(*arguments)
     span = time.monotonic() - started
     assert calm.returncode in (0, 69), calm.stderr
-    out = tmp_path / "killed"
+    disturb(arguments, tmp_path / "killed", KILLS, span)
+    compare(arguments, tmp_path / "killed", tmp_path / "calm", calm.returncode)
+
+
+def disturb(arguments: list[str], out: Path, kills: int, span: float) -> None:
+    """Kill a migration into ``out`` so often, at random points of ``span`` seconds; what has come to its end is damaged and begun again."""
     arguments[2] = str(out)
     choose = random.Random(SEED)
-    kills = 0
-    for _ in range(4 * KILLS):
-        if kills == KILLS:
+    done = 0
+    for _ in range(4 * kills):
+        if done == kills:
             break
         if killed_at(arguments, choose.uniform(0.1, 1.0) * span):
-            kills += 1
-        elif kills < KILLS:
+            done += 1
+        else:
             _forget(out, choose)
-    assert kills == KILLS
-    done = run(*arguments)
-    assert done.returncode == calm.returncode, done.stderr
-    assert outputs(out) == outputs(tmp_path / "calm")
-    assert journal(out) == journal(tmp_path / "calm")
+    assert done == kills
+
+
+def compare(arguments: list[str], out: Path, calm: Path, code: int) -> None:
+    """Resume, and compare with the undisturbed run: every output, the journal, and nothing left lying about."""
+    done = run(*arguments, timeout=600)
+    assert done.returncode == code, done.stderr
+    assert outputs(out) == outputs(calm)
+    assert journal(out) == journal(calm)
     assert not list(out.rglob("*.ckpt-tmp"))
-    assert run(*arguments[:3], "--check").returncode in (0, 69)
+    assert run(*arguments[:3], "--check").returncode == code
 
 
 def _large(path: Path, seed: int) -> None:
@@ -109,5 +133,6 @@ def _large(path: Path, seed: int) -> None:
 
 def _forget(out: Path, choose: random.Random) -> None:
     """It had come to its end: damage some outputs, so that there is something to do again."""
-    for path in choose.sample(sorted(out.rglob("large*.safetensors")), 8):
+    found = sorted(path for path in out.rglob("*.safetensors") if path.name.startswith("large") or path.parent.name == "nets")
+    for path in choose.sample(found, min(8, len(found))):
         path.write_bytes(b"damaged")

@@ -10,6 +10,7 @@ from benchmarks.outputs import Judged, equal_to_torch, of_size
 
 CP, SYNCED = "cp", "cp + fsync"
 CONVERT, UNSYNCED, UNVERIFIED, NAIVE = "convert", "convert, unsynced", "convert --verify none, unsynced", "torch + safetensors"
+DIGEST, MIGRATE_DIGEST = "convert --digest", "migrate --digest sha256"
 
 # What anybody would write. Hugging Face's conversion script does the same, key by key; strided tensors have to be packed for save_file.
 TO_SAFETENSORS = (

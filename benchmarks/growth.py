@@ -6,6 +6,7 @@ taken off first, because it is paid once. 1 means ten times as much for ten time
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,7 +14,7 @@ from benchmarks import contenders as lines
 from benchmarks.cases import Case
 from benchmarks.figures import Spread, exponent
 from benchmarks.measuring import Contender, Series
-from benchmarks.runs import Bench, migrations, plant
+from benchmarks.runs import Bench, migrations
 
 TENSORS = (200, 2_000, 20_000)
 BYTES = (20 * 10**6, 200 * 10**6, 2 * 10**9)
@@ -27,13 +28,13 @@ def run(case: Case, bench: Bench) -> tuple[Series, list[str]]:
         out = stack.enter_context(bench.folder("out"))
         source, reference = stack.enter_context(bench.checkpoint("zip", 4000, 1))
         contenders = [_unsynced(source, out, reference, BASE, base=True)]
-        if case.name == "growth-files":
-            source, reference = stack.enter_context(bench.checkpoint("zip", 100_000, 20))
+        whole = stack.enter_context(bench.tree(100_000, 20, FILES[-1])) if case.name == "growth-files" else bench.work
         for size in sizes(case):
             if case.name == "growth-files":
                 tree = stack.enter_context(bench.folder(f"tree-{size}"))
-                plant(source, tree, size)
-                entry = migrations(tree, out, reference, size)[1]
+                for path in sorted(whole.iterdir())[:size]:
+                    os.link(path, tree / path.name)
+                entry = migrations(tree, whole, out, size)[1]
                 contenders.append(Contender(str(size), entry.argv, entry.output, entry.check, synced=False))
             else:
                 nbytes, tensors = (35 * 10**6, size) if case.name == "growth-tensors" else (size, 100)

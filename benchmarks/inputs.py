@@ -1,9 +1,10 @@
 """Make a checkpoint to measure with: a flat state dict of ``count`` float32 tensors, ``nbytes`` bytes in all.
 
     python -m benchmarks.inputs PATH NBYTES COUNT [KIND] [REFERENCE]
+    python -m benchmarks.inputs FOLDER NBYTES COUNT tree FILES
 
-KIND is the container or the layout, see `KINDS`. REFERENCE is what torch and safetensors make of it, by `NAIVE`: what outputs are
-compared with.
+KIND is the container or the layout, see `KINDS`. REFERENCE is what torch and safetensors make of it: what outputs are compared with. A tree
+has FILES such checkpoints, no two of them equal, and beside it ``FOLDER.first`` and ``FOLDER.last``, the references of two of them.
 """
 
 from __future__ import annotations
@@ -55,5 +56,23 @@ def state_dict(nbytes: int, count: int, kind: str) -> OrderedDict[str, Any]:
     return weights
 
 
-if __name__ == "__main__":
+def make_tree(folder: Path, nbytes: int, count: int, files: int) -> None:
+    """Checkpoints ``00000.pth`` and so on; they differ in the first tensor, which is enough for each to be a file of its own."""
+    import torch
+    from safetensors.torch import save_file
+
+    weights = state_dict(nbytes, count, "zip")
+    first = next(iter(weights))
+    folder.mkdir(parents=True)
+    for number in range(files):
+        weights[first] = torch.full_like(weights[first], number)
+        torch.save(weights, folder / f"{number:05}.pth")
+        for place, wanted in (("first", 0), ("last", files - 1)):
+            if number == wanted:
+                save_file(weights, folder.with_name(f"{folder.name}.{place}"))
+
+
+if __name__ == "__main__" and sys.argv[4:5] == ["tree"]:
+    make_tree(Path(sys.argv[1]), *(int(sys.argv[at]) for at in (2, 3, 5)))
+elif __name__ == "__main__":
     make(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:5], *map(Path, sys.argv[5:6]))

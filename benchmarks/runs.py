@@ -8,13 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import contenders as lines
 from benchmarks.cases import Case
 from benchmarks.inputs import KINDS
 from benchmarks.measuring import ROOT, Contender, Series, alternate, remove, run_once
+from benchmarks.outputs import Judged
 
 ROOM = 3  # what is at once on the disk, in units of the weights: input, reference, one output
 
@@ -64,18 +65,35 @@ class Bench:
         stem = f"{kind}-{nbytes}-{tensors}"
         source = self.work / "inputs" / f"{stem}.{'safetensors' if kind == 'safetensors' else 'pth'}"
         reference = self.work / "inputs" / f"{stem}.reference"
-        source.parent.mkdir(parents=True, exist_ok=True)
         if not (source.exists() and reference.exists()):
-            if (free := shutil.disk_usage(self.work).free) < ROOM * nbytes:
-                raise Skipped(f"{free >> 20} MiB are free on the disk, {ROOM * nbytes >> 20} needed")
-            make = [sys.executable, "-m", "benchmarks.inputs", str(source), str(nbytes), str(tensors), kind, str(reference)]
-            subprocess.run(make, check=True, cwd=ROOT)
+            self._make(ROOM * nbytes, source, nbytes, tensors, kind, reference)
         try:
             yield source, reference
         finally:
             if not self.keep_inputs:
                 remove(source)
                 remove(reference)
+
+    @contextmanager
+    def tree(self, nbytes: int, tensors: int, files: int) -> Iterator[Path]:
+        """A folder of different checkpoints, with the references of its first and last beside it."""
+        folder = self.work / "inputs" / f"tree-{nbytes}-{tensors}-{files}"
+        references = [folder.with_name(f"{folder.name}.{place}") for place in ("first", "last")]
+        if not all(path.exists() for path in references):
+            remove(folder)
+            self._make(2 * nbytes * files, folder, nbytes, tensors, "tree", files)
+        try:
+            yield folder
+        finally:
+            if not self.keep_inputs:
+                for path in (folder, *references):
+                    remove(path)
+
+    def _make(self, room: int, *arguments: object) -> None:
+        if (free := shutil.disk_usage(self.work).free) < room:
+            raise Skipped(f"{free >> 20} MiB are free on the disk, {room >> 20} needed")
+        (self.work / "inputs").mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, "-m", "benchmarks.inputs", *map(str, arguments)], check=True, cwd=ROOT)
 
 
 def run(case: Case, bench: Bench) -> tuple[Series, list[str]]:
@@ -119,43 +137,41 @@ def start(case: Case, bench: Bench) -> tuple[Series, list[str]]:
 
 
 def digests(case: Case, bench: Bench) -> tuple[Series, list[str]]:
-    if "--digest" not in subprocess.run([*lines.command(), "x", "--help"], capture_output=True, text=True, check=False).stdout:
-        raise Skipped("the command has no --digest")
+    """`convert --digest` where there is such an option; `migrate --digest sha256` of the one file, with all that a migration is."""
+    options = subprocess.run([*lines.command(), "x", "--help"], capture_output=True, text=True, check=False).stdout
     with bench.checkpoint("zip", case.nbytes, case.tensors) as (source, reference), bench.folder("out") as out:
         contenders = lines.copies(source, out)
         for entry in lines.conversions(source, out, reference)[:2]:
-            name = entry.name.replace("convert", "convert --digest")
-            contenders.append(Contender(name, [*entry.argv, "--digest"], entry.output, entry.check, synced=entry.synced))
+            if "--digest" in options:
+                contenders.append(
+                    replace(entry, name=entry.name.replace("convert", lines.DIGEST), argv=[*entry.argv, "--digest"])
+                )
+        for entry in migrations(source, source, out, 1):
+            judge = Judged(reference)
+            contenders.append(
+                replace(
+                    entry,
+                    name=entry.name.replace("migrate, two workers", lines.MIGRATE_DIGEST),
+                    argv=[*entry.argv, "--digest", "sha256"],
+                    check=lambda made, judge=judge: judge(next(made.rglob("*.safetensors"))),
+                )
+            )
         return bench.run(case, contenders), _bases(contenders)
 
 
 def migration(case: Case, bench: Bench) -> tuple[Series, list[str]]:
-    """A tree of hard links to a few files, so that it fits the page cache; what is written is written in full."""
-    with (
-        bench.checkpoint("zip", case.nbytes, case.tensors) as (one, reference),
-        bench.folder("tree") as tree,
-        bench.folder("out") as out,
-    ):
-        if (free := shutil.disk_usage(bench.work).free) < 2 * case.nbytes * case.files:
-            raise Skipped(f"{free >> 20} MiB are free on the disk, {2 * case.nbytes * case.files >> 20} needed")
-        plant(one, tree, case.files)
-        contenders = [*loops(tree, out, one.stat().st_size, case.files), *migrations(tree, out, reference, case.files)]
+    with bench.tree(case.nbytes, case.tensors, case.files) as tree, bench.folder("out") as out:
+        nbytes = sorted({path.stat().st_size for path in tree.iterdir()})
+        contenders = [*loops(tree, out, nbytes, case.files), *migrations(tree, tree, out, case.files)]
         return bench.run(case, contenders), _bases(contenders)
 
 
-def plant(one: Path, tree: Path, files: int) -> None:
-    """``files`` hard links to copies of ``one``; a file takes some 60,000 links."""
-    for number in range(min(files, 4)):
-        shutil.copyfile(one, tree / f"{number:05}.pth")
-    for number in range(4, files):
-        os.link(tree / f"{number % 4:05}.pth", tree / f"{number:05}.pth")
-
-
-def loops(tree: Path, out: Path, nbytes: int, files: int) -> list[Contender]:
+def loops(tree: Path, out: Path, nbytes: list[int], files: int) -> list[Contender]:
     """cp of each file in a shell's loop, with and without sync of each."""
 
     def check(made: Path) -> None:
-        if [path.stat().st_size for path in made.iterdir()] != [nbytes] * files:
+        sizes = [path.stat().st_size for path in made.iterdir()]
+        if len(sizes) != files or sorted(set(sizes)) != nbytes:
             raise SystemExit(f"{made}: not {files} files of {nbytes} bytes")
 
     return [
@@ -164,18 +180,22 @@ def loops(tree: Path, out: Path, nbytes: int, files: int) -> list[Contender]:
     ]
 
 
-def migrations(tree: Path, out: Path, reference: Path, files: int) -> list[Contender]:
-    """`convert migrate` with two workers, and unsynced; the first output of a run is judged, the others have to be equal to it in size."""
-    from benchmarks.outputs import Judged
+def migrations(tree: Path, whole: Path, out: Path, files: int) -> list[Contender]:
+    """`convert migrate` with two workers, and unsynced.
 
-    judge = Judged(reference)
+    How many outputs there are is checked, and two of them as those of a conversion are; ``whole`` is the tree that ``tree`` is the
+    beginning of, with its references beside it.
+    """
+    judges = {"00000.safetensors": Judged(whole.with_name(f"{whole.name}.first"))}
+    if tree == whole:
+        judges[f"{files - 1:05}.safetensors"] = Judged(whole.with_name(f"{whole.name}.last"))
 
     def check(made: Path) -> None:
-        found = sorted(made.rglob("*.safetensors"))
-        if len(found) != files or len({path.stat().st_size for path in found}) != 1:
-            raise SystemExit(f"{made}: not {files} outputs of one size")
-        judge(found[0])
-        judge(found[-1])
+        found = {path.name: path for path in made.rglob("*.safetensors")}
+        if len(found) != files:
+            raise SystemExit(f"{made}: {len(found)} outputs of {files} files")
+        for name, judge in judges.items():
+            judge(found[name])
 
     argv = [*lines.command(), "migrate", str(tree), str(out / "m"), "--to", "safetensors", "--jobs", "2"]
     return [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +67,31 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
             subprocess.run(["tar", "-S", "-xJf", str(archive), "-C", str(partial)], check=True)
             partial.rename(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def limited() -> Iterator[Callable[[list[str]], dict[str, Any]]]:
+    """Run a command under limits; gives what `tests/hostile/limits.py` reports."""
+    process = subprocess.Popen(
+        [sys.executable, "-S", str(ROOT / "tests" / "hostile" / "limits.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=command.environment(),
+    )
+    requests, answers = process.stdin, process.stdout
+    assert requests is not None
+    assert answers is not None
+
+    def run(argv: list[str]) -> dict[str, Any]:
+        print(json.dumps(argv), file=requests, flush=True)
+        answer = json.loads(answers.readline())
+        assert isinstance(answer, dict)
+        return answer
+
+    yield run
+    requests.close()
+    assert process.wait(60) == 0
 
 
 @pytest.fixture

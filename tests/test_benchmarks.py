@@ -93,6 +93,15 @@ def test_inputs_are_what_their_kind_says(kind: str, tmp_path: Path) -> None:
     assert len({tensor.untyped_storage().data_ptr() for tensor in found.values()}) == (1 if kind == "rnn" else 4)
 
 
+def test_no_two_files_of_a_tree_are_equal(tmp_path: Path) -> None:
+    """A migration converts equal files once, and a loop of cp does not."""
+    inputs.make_tree(tmp_path / "tree", 10_000, 3, 4)
+    files = sorted((tmp_path / "tree").iterdir())
+    assert len({outputs.sha256(path) for path in files}) == len(files) == 4
+    outputs.equal_to_torch(files[0], tmp_path / "tree.first")
+    outputs.equal_to_torch(files[-1], tmp_path / "tree.last")
+
+
 # --- runs ----------------------------------------------------------------------------------------------------------------------------
 
 

@@ -8,9 +8,8 @@ import json
 import math
 import re
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,31 +56,6 @@ Runner = Callable[[list[str]], dict[str, Any]]
 
 for _name in READ_THROUGH:
     EXPECTED[_name] = EXPECTED["ok-no-byteorder"]  # the same two tensors are inside
-
-
-@pytest.fixture(scope="session")
-def limited() -> Iterator[Runner]:
-    """Run a command under limits; gives what `tests/hostile/limits.py` reports."""
-    process = subprocess.Popen(
-        [sys.executable, "-S", str(HERE / "limits.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=command.environment(),
-    )
-    requests, answers = process.stdin, process.stdout
-    assert requests is not None
-    assert answers is not None
-
-    def run(argv: list[str]) -> dict[str, Any]:
-        print(json.dumps(argv), file=requests, flush=True)
-        answer = json.loads(answers.readline())
-        assert isinstance(answer, dict)
-        return answer
-
-    yield run
-    requests.close()
-    assert process.wait(60) == 0
 
 
 def written(folder: Path) -> dict[str, tuple[str, list[int], str]]:

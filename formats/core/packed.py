@@ -2,7 +2,8 @@
 
 A block is a box of the window's (merged) dimensions. Its source is gathered with as few reads as the strides allow, never reading
 through a gap that costs more than another read would, and is then copied run by run along the longest dimension: slice assignment of
-typed memory views runs in C.
+typed memory views runs in C. NumPy, where it is installed, copies boxes several times as fast, and is imported where so much is to be
+copied that its import pays (`array_copy.py`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from formats.core import array_copy
 from formats.core.errors import CorruptCheckpoint, Unsupported
 from formats.core.storage import BytesStorage, Storage, plain_span
 
@@ -58,6 +60,7 @@ class Packed:
             pairs = [*((n, 2 * s) for n, s in pairs), (2, 1)]
             self._item, self._first = 8, 2 * self._first
         self._dims = _row_major(pairs)
+        array_copy.plan(self.nbytes)
 
     def chunks(self, start: int, stop: int) -> Iterator[memoryview]:
         """Bytes ``[start, stop)`` in order; each piece is valid until the next is asked for."""
@@ -228,6 +231,8 @@ def copy_box(target: memoryview, into: int, source: memoryview, base: int, dims:
     """``target[into + Σ i·step] = source[base + Σ i·stride]`` for all indices of the box, in runs along one dimension."""
     if not dims:
         target[into] = source[base]
+        return
+    if array_copy.box(target, into, source, base, dims):
         return
     run = max(dims, key=lambda d: d.size * (8 if d.stride == d.step == 1 else 1))
     others = sorted((d for d in dims if d is not run), key=lambda d: d.size)

@@ -173,6 +173,11 @@ def _safetensors(path: str) -> Listing:
         "U32": "uint32",
         "U64": "uint64",
         "BOOL": "bool",
+        "F8_E4M3": "float8_e4m3fn",
+        "F8_E5M2": "float8_e5m2",
+        "F8_E4M3FNUZ": "float8_e4m3fnuz",
+        "F8_E5M2FNUZ": "float8_e5m2fnuz",
+        "F8_E8M0": "float8_e8m0fnu",
         "C64": "complex64",
     }
     return [["/s" + n, names.get(e["dtype"], e["dtype"]), list(e["shape"]), hashlib.sha256(bytes(e["data"])).hexdigest()]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formats.core import packed
+from formats.core import array_copy, packed
 from formats.core.dtype import BY_NAME
 from formats.core.errors import Unsupported
 from formats.core.files import SourceFile
@@ -51,12 +51,16 @@ def window(name: str, sizes: tuple[int, ...], strides: tuple[int, ...], offset: 
 
 
 @settings(max_examples=200, deadline=None)
-@given(windows(), st.sampled_from([64, 1000, 1 << 20]), st.data())
-def test_any_window(given_: tuple[str, tuple[int, ...], tuple[int, ...], int], block: int, data: st.DataObject) -> None:
-    """All blocks, windows of source and gaps give the same bytes, from any byte to any byte."""
+@given(windows(), st.sampled_from([64, 1000, 1 << 20]), st.booleans(), st.data())
+def test_any_window(
+    given_: tuple[str, tuple[int, ...], tuple[int, ...], int], block: int, by_numpy: bool, data: st.DataObject
+) -> None:
+    """All blocks, windows of source and gaps give the same bytes, from any byte to any byte, with NumPy and without."""
     view, storage = window(*given_)
     wanted = expected(view, storage)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(array_copy, "PAYS", 0)
+        patch.setattr(array_copy, "LEAST", 0 if by_numpy else 1 << 60)
         patch.setattr(packed, "SMALL_BLOCK", block)
         patch.setattr(packed, "BLOCK", 4 * block)
         patch.setattr(packed, "WINDOW", data.draw(st.sampled_from([64, 1000, 1 << 20])))

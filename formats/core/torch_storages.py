@@ -78,6 +78,7 @@ class Storages:
         self.folder = folder
         self.big = big
         self.suffix = suffix
+        _refuse_twins(records.members, folder)
         self._typed: dict[str, TypedStorage] = {}
         self._dtypes: dict[Any, DType | None] = {}
         self._other: dict[tuple[str, Any], TypedStorage] = {}  # a key under a second storage class
@@ -119,6 +120,21 @@ class Storages:
         used = {self.folder + key + self.suffix for key in self._typed}
         extra = [n for n in self.records.members if n.startswith(self.folder) and n not in used and n != self.folder]
         return [f"{len(extra)} storages in the archive belong to no tensor"] if extra else []
+
+
+def _refuse_twins(members: Collection[str], folder: str) -> None:
+    """Names that differ only by the case of ASCII letters: torch's ZIP library (miniz) takes either of them for the other."""
+    root = folder[: folder.find("/") + 1]
+    together = ("\n" + "\n".join(members)).replace("\n" + root, "\n")
+    if together == together.lower():  # the usual case: no capital below the root, hence no twin
+        return
+    lower = folder.encode("utf-8", "surrogatepass").lower()
+    seen: dict[bytes, str] = {}
+    for name in members:
+        folded = name.encode("utf-8", "surrogatepass").lower()
+        first = seen.setdefault(folded, name)
+        if first is not name and (folded.startswith(lower) or folded.endswith((b".pkl", b"/byteorder", b"/version"))):
+            raise CorruptCheckpoint(f"has records {first!r:.100} and {name!r:.100}, which torch does not tell apart")
 
 
 def _shown(value: Any) -> str:

@@ -71,3 +71,13 @@ def test_a_damaged_header_does_not_make_an_array_vanish(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'<g4'"))
     with pytest.raises(CheckpointError, match="CRC-32"):
         registry.open(path)
+
+
+def test_records_that_differ_only_by_case_are_refused(tmp_path: Path) -> None:
+    """torch looks for `data/0` and finds `DATA/0`, depending on what else the archive holds."""
+    path = tmp_path / "model.pth"
+    torch.save({"w": torch.ones(2)}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("model/DATA/0", bytes(8))
+    with pytest.raises(CheckpointError, match="does not tell apart"):
+        registry.open(path)

@@ -143,6 +143,16 @@ def _self_extracting_program_around_it() -> bytes:
     return b"#!/bin/sh\nmkdir -p " + CANARY.encode() + b"\nexit\n" + _SOUND
 
 
+@case("zip", "refuse", "record-twice-by-case", "pickle-twice-by-case", "byteorder-twice-by-case")
+def _twins(which: str) -> bytes:
+    twin, data = {
+        "record-twice-by-case": ("DATA/0", DATA[::-1]),
+        "pickle-twice-by-case": ("Data.PKL", state(text("v"), tensor())),
+        "byteorder-twice-by-case": ("ByteOrder", b"big"),
+    }[which]
+    return archive(state(*GOOD), {"byteorder": b"little", "data/0": DATA, twin: data})
+
+
 @case("zip", "either")
 def _hundred_thousand_members() -> bytes:
     return archive(state(*GOOD), {"data/0": DATA, **{f"data/x{i}": b"" for i in range(60_000)}})

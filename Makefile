@@ -58,6 +58,7 @@ faults: $(READY) ## every write path under failing system calls and signals (str
 powercuts: $(READY) ## every write path on an ext4 that loses its current at each write (root, FUSE); ARGS="--only npz"
 	@$(BIN)/python -m tests.parts
 	$(BIN)/python -m tests.powercuts $(ARGS)
+
 kill: $(READY) ## migrations killed at 20 random points and resumed, some of them to ONNX; KILLS=100, SEED=0
 	KILLS=$(KILLS) KILL_SEED=$(SEED) $(BIN)/python -m pytest tests/convert/zoo/test_kill.py $(ARGS)
 
@@ -73,13 +74,13 @@ format: $(READY) ## put the source into its customary shape
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 
-migrate: $(READY) ## convert a whole tree: SRC=zoo DST=out [TO=safetensors] [JOBS=2]; alone, a sample zoo under build/
+migrate: $(READY) ## convert a whole tree: SRC=zoo DST=out [TO="safetensors pth"] [JOBS=2] [ARGS=…]; alone, a sample zoo under build/
 ifdef SRC
 	@test -n "$(DST)" || { echo "make: say where to, DST=folder" >&2; exit 2; }
-	$(BIN)/convert migrate "$(SRC)" "$(DST)" --to $(TO) $(if $(JOBS),--jobs $(JOBS))
+	$(BIN)/convert migrate "$(SRC)" "$(DST)" $(foreach target,$(TO),--to $(target)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 else
-	$(BIN)/python -m tests.sample_zoo build/zoo
-	$(BIN)/convert migrate build/zoo build/zoo-$(TO) --to $(TO) $(if $(JOBS),--jobs $(JOBS))
+	$(BIN)/python -W ignore -m tests.sample_zoo build/zoo
+	$(BIN)/convert migrate build/zoo build/zoo-$(firstword $(TO)) $(foreach target,$(TO),--to $(target)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 endif
 
 bench: $(READY) ## time and memory against cp and torch, beside what is to be reached; ARGS="--quick", ARGS="--case zip-500M-300"

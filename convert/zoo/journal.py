@@ -42,6 +42,8 @@ _CONVERSION = (
     "settings", "stem", "status", "outputs", "dropped", "notes", "error", "copy_of", "attempts", "seconds", "tool", "run",
 )  # fmt: skip
 _DOCUMENTS = ("outputs", "dropped", "notes", "error")
+_NAMES = ("name", "root", "stem", "copy_of")
+_TEXT = "CAST(? AS TEXT)"  # of a name of the file system: its bytes, which need not be UTF-8
 CLAIMED = "claimed"  # its outputs are ours to replace: it was to be converted, and nobody knows how far that went
 
 
@@ -68,6 +70,7 @@ class Journal:
                     f"{self.path.resolve().as_uri()}?mode=ro", uri=True, timeout=30, isolation_level=None
                 )
             if self._base is not None:
+                self._base.text_factory = os.fsdecode
                 self._open(write)
 
     def _open(self, write: bool) -> None:
@@ -128,9 +131,13 @@ class Journal:
         assert self._base is not None
         with self._errors(), self._transaction():
             self._base.executemany(
-                "INSERT INTO conversions (name, target, settings, stem, status, run) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name, target) "
-                "DO UPDATE SET settings=excluded.settings, stem=excluded.stem, status=excluded.status, run=excluded.run",
-                [(*row, CLAIMED, self.run) for row in rows],
+                f"INSERT INTO conversions (name, target, settings, stem, status, run) VALUES ({_TEXT}, ?, ?, {_TEXT}, ?, ?) "
+                "ON CONFLICT (name, target) DO UPDATE "
+                "SET settings=excluded.settings, stem=excluded.stem, status=excluded.status, run=excluded.run",
+                [
+                    (os.fsencode(name), target, settings, os.fsencode(stem), CLAIMED, self.run)
+                    for name, target, settings, stem in rows
+                ],
             )
 
     def note(self, noted: dict[str, Any]) -> None:
@@ -143,20 +150,16 @@ class Journal:
         assert self._base is not None
         sources, conversions, gone = [], [], []
         for noted in group:
-            name = noted["name"]
+            name = os.fsencode(noted["name"])
             gone += [(name, target) for target in noted.get("released", ())]
-            sources.append((name, *(noted["source"].get(column) for column in _SOURCE)))
+            sources.append((name, *(_stored(column, noted["source"].get(column)) for column in _SOURCE)))
             for target, row in noted["conversions"].items():
-                values = [
-                    json.dumps(row[column]) if column in _DOCUMENTS and row.get(column) is not None else row.get(column)
-                    for column in _CONVERSION
-                ]
-                conversions.append((name, target, *values))
+                conversions.append((name, target, *(_stored(column, row.get(column)) for column in _CONVERSION)))
         with self._errors(), self._transaction():
-            self._base.executemany("DELETE FROM conversions WHERE name=? AND target=?", gone)
-            marks = ", ".join("?" * (1 + len(_SOURCE)))
+            self._base.executemany(f"DELETE FROM conversions WHERE name={_TEXT} AND target=?", gone)
+            marks = ", ".join(_TEXT if column in _NAMES else "?" for column in ("name", *_SOURCE))
             self._base.executemany(f"INSERT OR REPLACE INTO sources (name, {', '.join(_SOURCE)}) VALUES ({marks})", sources)
-            marks = ", ".join("?" * (2 + len(_CONVERSION)))
+            marks = ", ".join(_TEXT if column in _NAMES else "?" for column in ("name", "target", *_CONVERSION))
             self._base.executemany(
                 f"INSERT OR REPLACE INTO conversions (name, target, {', '.join(_CONVERSION)}) VALUES ({marks})", conversions
             )
@@ -203,6 +206,13 @@ class Journal:
             raise SystemIOError(f"the journal cannot be used: {error}", path=self.path, hint=hint) from error
         except OSError as error:
             raise SystemIOError(f"the journal cannot be used: {error.strerror}", path=error.filename or self.path) from error
+
+
+def _stored(column: str, value: Any) -> Any:
+    """``value`` as the database takes it."""
+    if value is None:
+        return None
+    return json.dumps(value) if column in _DOCUMENTS else os.fsencode(value) if column in _NAMES else value
 
 
 def _files(noted: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -121,7 +121,11 @@ def sentence(result: Result) -> str:
 
 
 def pictures(result: Result) -> Iterator[tuple[str, str]]:
-    names = [name for name, case in result.cases.items() if name in result.series and CP in case["bases"]]
+    names = [
+        name
+        for name, case in result.cases.items()
+        if name in result.series and CP in case["bases"] and CONVERT in case["contenders"]
+    ]
     series = {name: index for index, name in enumerate((CONVERT, UNSYNCED, UNVERIFIED, NAIVE))}
     ratios, peaks = [], []
     for name in names:

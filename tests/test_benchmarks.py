@@ -318,7 +318,8 @@ def test_a_small_input_is_measured_and_removed(kind: str, tmp_path: Path) -> Non
     assert "cp + fsync" in "\n".join(figures.rows(series, bases))
 
 
-def test_a_small_tree_is_measured_and_removed(tmp_path: Path) -> None:
+def test_a_small_tree_is_measured_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "SMALL", 1000)
     series, bases = runs.run(cases.Case("tree", "tree", "migrate", 10_000, 3, files=6), bench(tmp_path))
     assert bases == ["loop of cp", "loop of cp + fsync"]
     assert len(series.rounds[0]) == 4
@@ -350,6 +351,37 @@ def test_a_figure_that_was_not_measured_is_noticed(
     monkeypatch.setattr(document, "ROOT", tmp_path)
     assert document.main(["--check"]) == 1
     assert "performance.md is not what the result says" in capsys.readouterr().err
+
+
+def test_every_case_has_its_place_in_the_documents() -> None:
+    """Figures of any case can be written down, whichever contenders it has."""
+    bases = {"start": ["python -c pass"], "migrate": ["loop of cp"], "growth": [growth.BASE]}
+    found = {}
+    for case in cases.CASES:
+        if case.kind == "onnx":
+            found[case.name] = {"title": case.title, "left_out": "no time"}
+            continue
+        own = bases.get(case.kind, [CP, SYNCED])
+        names = dict.fromkeys([*own, *(name for target in case.targets for name in (target.contender, target.base) if name)])
+        if case.name == document.HEADLINE:
+            names |= dict.fromkeys([NAIVE, CONVERT])
+        if case.kind == "growth":
+            names |= dict.fromkeys(map(str, growth.sizes(case)))
+        series = Series([{name: run_of(1.0 + number) for number, name in enumerate(names)}] * 3)
+        found[case.name] = {
+            "title": case.title, "bases": own, "contenders": list(names), "thrown_out": 0, "repeated": 0, "disturbed": 0,
+            "rounds": [list(kept.values()) for kept in series.rounds], "targets": list(figures.documents(case.targets, series)),
+        }  # fmt: skip
+        if case.kind == "growth":
+            found[case.name]["growth"] = growth.document(case, series)
+    machine = {"cores": 2, "processor": "one", "system": "Linux", "python": "3.11", "torch": "2", "safetensors": "0"}
+    files = document.written({"begun": "2026-01-01", "machine": machine, "cases": found})
+    assert all(case.title in files[document.PAGE] for case in cases.CASES)
+    assert "The machine was busy" not in files[document.PAGE]
+    assert {path.name for path in files} == {"performance.md", "README.md", "time.svg", "memory.svg", "growth.svg"}
+    for path, text in files.items():
+        if path.suffix == ".svg":
+            ElementTree.fromstring(text)
 
 
 def test_pictures_are_drawn_to_scale() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -20,8 +19,7 @@ class Progress:
         self._begun = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
-        alone = threading.current_thread() is threading.main_thread()  # a migration has several at once
-        self.observe = self._observe if alone and sys.stderr.isatty() else None
+        self.observe = self._observe if sys.stderr.isatty() and _alone() else None
 
     def _observe(self, done: int, total: int) -> None:
         if self._bar is None:
@@ -43,6 +41,13 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _alone() -> bool:
+    """Whether this is the main thread: a program that converts on several has no place for several bars."""
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
 
 
 def _bar() -> Any:

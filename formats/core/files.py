@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
+from _thread import allocate_lock  # what threading.Lock is, without the rest
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -41,7 +41,7 @@ class SourceFile:
             raise UnknownFormat(f"is {_kind(info.st_mode)}, not a regular file", path=path)
         self.size = info.st_size
         self.identity = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self.archive: Any = None  # its ZIP directory, between a sniff that has read it and the reader
 
     def read(self, offset: int, length: int) -> bytes:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import threading
 from _queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from formats.core.crc import crc32_for
 from formats.core.errors import CorruptCheckpoint, ParityFailed
 from formats.core.layout import Layout
 from formats.core.positioned import read_at
 from formats.core.storage import Storage
+
+if TYPE_CHECKING:
+    import threading
 
 PIECE = 512 << 10  # bytes read or written at once: what is written, read back and summed meets in the processor's cache
 LEAD = 4 << 10  # bytes of a buffer beyond a piece, for what stands before the data in the source
@@ -44,6 +46,8 @@ class ReadBack:
         for _ in range(AHEAD if threaded else 1):
             self.free.put(bytearray(PIECE + LEAD))
         if threaded:
+            import threading
+
             self.thread = threading.Thread(target=self._work, name="read back", daemon=True)
             self.thread.start()
 

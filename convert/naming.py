@@ -79,6 +79,8 @@ def make_folder(folder: Path) -> None:
     """Make ``folder`` and what is missing above it."""
     if folder.is_dir():
         return
+    if hasattr(folder, "check_upload"):  # a remote place has no folders
+        return
     missing = [above for above in (folder, *folder.parents) if not above.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

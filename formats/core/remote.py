@@ -93,13 +93,21 @@ class RemotePath(PosixPath):
 
             kind = get_filesystem_class(self.scheme)
             # Not url_to_fs, which would follow one URL inside another.
-            return kind(**kind._get_kwargs_from_urls(self.url)), str(kind._strip_protocol(self.url))
+            return kind(**self._options(), **kind._get_kwargs_from_urls(self.url)), str(kind._strip_protocol(self.url))
         except ImportError as error:
             raise Unsupported(
                 f"{self.scheme}:// needs a library that is not here: {_first(error)}", path=self, hint=HINT
             ) from error
         except ValueError as error:
             raise UsageError(f"{self.scheme}:// is no kind of place that fsspec knows", path=self) from error
+
+    def _options(self) -> dict[str, Any]:
+        """s3fs tries everything five times, and botocore below it five times again: a dead server would be noticed after minutes."""
+        from fsspec.config import conf
+
+        if self.scheme not in ("s3", "s3a") or "config_kwargs" in conf.get(self.scheme, {}):
+            return {}
+        return {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 2}}}
 
     def info(self) -> dict[str, Any] | None:
         """What the place says of itself (``size``, ``type``, ``ETag`` …); None where there is nothing."""
@@ -113,7 +121,10 @@ class RemotePath(PosixPath):
         try:
             fs.invalidate_cache(name)
             return dict(fs.info(name))
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            cause = error.__cause__
+            if self.scheme in QUERIES and cause is not None and getattr(cause, "status", None) not in (404, 410):
+                raise told(cause, self, "cannot be reached") from None  # fsspec calls every trouble with a web server so
             return None
         except Exception as error:
             raise told(error, self, "cannot be reached") from self._cause(error)

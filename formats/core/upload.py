@@ -15,6 +15,7 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -73,6 +74,13 @@ def write_layouts(
                 raise SystemIOError("changed while it was read", path=file.path)
         _commit(uploads, force=force, verify=verify)
         return [Written(upload.path, upload.size, list(upload.crcs)) for upload in uploads]
+    except CheckpointError as error:
+        left = [upload for upload in uploads if not upload.discard()]
+        if left:
+            error.hint = (
+                error.hint or "parts of the upload may still be on the server, without a name: a lifecycle rule removes them"
+            )
+        raise
     finally:
         for upload in uploads:
             upload.discard()
@@ -264,8 +272,9 @@ class Upload:
         if len(theirs) != len(ours):
             raise ParityFailed(f"{len(ours)} parts were sent, {len(theirs)} arrived", path=self.path)
         at = next(index for index, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1])
-        # A server that encrypts with a key of its own gives tags of the same look: only reading back tells.
-        self._doubt = f"part {at + 1} has the digest {theirs[at]} on the server, {ours[at]} was sent"
+        if any(mine == other for mine, other in zip(ours, theirs, strict=True)):
+            raise ParityFailed(f"part {at + 1} has the digest {theirs[at]} on the server, {ours[at]} was sent", path=self.path)
+        # A server that encrypts with a key of its own gives other tags of the same look for all parts: only reading back tells.
 
     def commit(self) -> None:
         """Give it its name."""
@@ -303,16 +312,19 @@ class Upload:
         except (CheckpointError, OSError):
             pass
 
-    def discard(self) -> None:
-        """Leave nothing of an upload that has no name yet."""
+    def discard(self) -> bool:
+        """Leave nothing of an upload that has no name yet; whether that could be done."""
         file, self._file = self._file, None
         if file is None:
-            return
+            return True
         try:
             file.discard()
         except Exception:  # the server is gone: what it holds of the upload has no name
-            pass
-        file.closed = True  # or its destructor would send the rest
+            return False
+        finally:
+            with suppress(AttributeError):
+                file.closed = True  # or its destructor would send the rest
+        return True
 
 
 class _Sender:

@@ -37,7 +37,6 @@ class ReadBack:
         self.wanted = read_back >= 0 or bool(layout.late)
         self.crcs: list[int] = [0] * len(layout.data)
         self.own = memoryview(bytearray(PIECE))
-        self.crc32 = crc32_for(layout.size)
         self.failure: BaseException | None = None
         self.free: SimpleQueue[bytearray] = SimpleQueue()
         self.tasks: SimpleQueue[Task | None] = SimpleQueue()
@@ -50,6 +49,8 @@ class ReadBack:
 
             self.thread = threading.Thread(target=self._work, name="read back", daemon=True)
             self.thread.start()
+        else:
+            self.crc32 = crc32_for(layout.size)
 
     def buffer(self) -> bytearray:
         """A free buffer of `PIECE` + `LEAD` bytes."""
@@ -69,6 +70,10 @@ class ReadBack:
         self.free.put(buffer)
 
     def _work(self) -> None:
+        try:
+            self.crc32 = crc32_for(self.layout.size)  # what is imported for it is imported beside the first reads and writes
+        except BaseException as error:
+            self.failure = error
         while (task := self.tasks.get()) is not None:
             try:
                 if self.failure is None:

@@ -108,15 +108,17 @@ def _text(path: Path | None) -> str | None:
 
 
 def _published(given: Any, json: bool) -> int:
-    from convert.release import publish
+    from convert.release import tree
     from convert.release.text import lines
 
-    made = publish.publish(given)
+    found = tree.release(given)
+    for _, failure in found.failures:
+        console.complain(failure)
     if json:
-        console.emit({"status": "done", "exit": 0, "releases": [release.document() for release in made]})
-    else:
-        console.out("\n".join(line for release in made for line in lines(release)))
-    return 0
+        console.emit(found.document())
+    elif found.made:
+        console.out("\n".join(line for release in found.made for line in lines(release)))
+    return found.exit
 
 
 def _checked(folder: Path, key: Path | None, json: bool) -> int:

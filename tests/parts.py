@@ -46,6 +46,19 @@ PARTS: tuple[Part, ...] = (
         pip=("selenium",),
         apt=("chromium", "chromium-driver", "fonts-dejavu-core"),
     ),
+    Part(
+        "release",
+        modules=("model_signing", "OpenSSL", "cyclonedx", "jsonschema", "huggingface_hub", "yaml"),
+        pip=(
+            "model-signing==1.1.1",
+            "pyOpenSSL",
+            "cyclonedx-python-lib[json-validation]==11.12.0",
+            "huggingface_hub==2.4.0",
+            "PyYAML",
+        ),
+    ),
+    # The torchvision that belongs to the torch of constraints.txt, or pip would change torch.
+    Part("zoo", modules=("timm", "torchvision"), pip=("timm==1.0.31", "torchvision==0.28.0")),
     Part("atheris", modules=("atheris",), pip=("atheris==3.0.0",)),
     Part("ray", modules=("ray",), pip=("ray==2.60.0",)),
     Part("strace", programs=("strace",), apt=("strace",)),

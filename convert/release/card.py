@@ -133,7 +133,7 @@ def _source(manifest: Mapping[str, Any]) -> str:
     lines.append(f"- the model in it: {place}")
     if "stripped" in rules:
         lines.append(f"- stripped from the keys: {markdown_code(rules['stripped'])}")
-    for text in str(rules.get("keys", {}).get("rules", "")).splitlines():
+    for text in rules.get("keys", {}).get("rules", ()):
         lines.append(f"- rule for keys: {markdown_code(text, 300)}")
     if "cast" in rules:
         lines.append(f"- values were changed: {markdown_code(json.dumps(rules['cast'], sort_keys=True), 300)}")

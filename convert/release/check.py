@@ -64,18 +64,27 @@ class Finding:
 
 
 def check(folder: Path, key: Path | None = None) -> list[Finding]:
-    """A finding for ``folder``, or one for each release in it where it holds nothing else. Raises `UsageError` where there is none."""
+    """A finding for ``folder``, or for each release in it and below. Raises `UsageError` where there is none."""
     if not folder.is_dir():
         raise UsageError("is no folder", path=folder)
-    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink() and path.name not in TOLERATED)
-    alone = {path.name for path in folder.iterdir()} - {path.name for path in inner} - TOLERATED
-    if not alone and inner:
-        return [finding for path in inner for finding in check(path, key)]
-    if not any((folder / name).exists() for name in (names.MANIFEST, names.SUMS, names.SIGNATURE)):
+    found = _below(folder, key)
+    if not any(finding.files for finding in found):
         raise UsageError(f"is no release: there is neither {names.MANIFEST} nor {names.SUMS}", path=folder)
+    return found
+
+
+def _below(folder: Path, key: Path | None) -> list[Finding]:
     finding = Finding(folder)
-    _check(finding, key)
-    return [finding]
+    if any((folder / name).is_file() for name in (names.MANIFEST, names.SUMS, names.SIGNATURE)):
+        _check(finding, key)
+        return [finding]
+    here = sorted(path for path in folder.iterdir() if path.name not in TOLERATED)
+    inner = [path for path in here if path.is_dir() and not path.is_symlink()]
+    finding.differences = [(path.name, "is not part of a release") for path in here if path not in inner]
+    if not here:
+        finding.differences.append((".", "is an empty folder"))
+    below = [one for path in inner for one in _below(path, key)]
+    return [finding, *below] if finding.differences else below
 
 
 def _check(finding: Finding, key: Path | None) -> None:
@@ -126,7 +135,10 @@ def _sums(finding: Finding, found: dict[str, str]) -> None:
     path = finding.folder / names.SUMS
     text = path.read_bytes().decode("utf-8", "surrogateescape") if path.stat().st_size <= MAX_BYTES else ""
     said: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    *listed, rest = text.split("\n")
+    if rest or not listed:
+        wrong.append((names.SUMS, "does not end with a whole line"))
+    for number, line in enumerate(listed, 1):
         match = _SUM.fullmatch(line)
         if match is None or match[2] in said:
             wrong.append((names.SUMS, f"line {number} is no sum of a file, or a second one of it"))

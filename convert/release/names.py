@@ -66,4 +66,4 @@ def check(name: str) -> str:
 
 def is_name(value: Any) -> bool:
     """Whether ``value``, from a file, is the bare name of a file of a release."""
-    return isinstance(value, str) and len(value) <= 255 and PLAIN.fullmatch(value) is not None and ".." not in value
+    return isinstance(value, str) and len(value) <= 255 and PLAIN.fullmatch(value) is not None

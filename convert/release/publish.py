@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,11 @@ class Release:
         return {"folder": str(self.folder), **said, "tensors": len(self.manifest["tensors"]), "notes": self.notes}
 
 
-def publish(settings: Settings, *, origin: str | None = None) -> list[Release]:
+def publish(settings: Settings, *, origin: Mapping[str, Any] | None = None) -> list[Release]:
     """Make the release of one checkpoint; of several models in it each gets a folder of its own, named after it, in ``settings.folder``.
 
-    ``origin`` is the sha256 of what the checkpoint was itself made from. Raises `CheckpointError`; then nothing is left behind.
+    ``origin`` tells of what the checkpoint was itself made from: its sha256, and what was dropped then. Raises `CheckpointError`; then
+    nothing is left behind.
     """
     settings.check()
     source = settings.source
@@ -58,7 +60,8 @@ def publish(settings: Settings, *, origin: str | None = None) -> list[Release]:
                 made.append(_one(settings, place, results, first, files))
             for release in made:
                 if origin is not None:
-                    release.manifest["source"]["origin_sha256"] = origin
+                    release.manifest["dropped"] += origin.get("dropped", ())
+                    release.manifest["source"] |= {"origin_sha256": origin["sha256"]} if "sha256" in origin else {}
                 _finish(settings, release)
             for target in settings.targets:
                 shutil.rmtree(folder / f".{target}")

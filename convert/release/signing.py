@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from convert.release.names import SIGNATURE
 from formats.core.errors import Unsupported, UsageError
 
-UNSIGNED = (".cache", ".git", ".gitattributes", ".github", ".gitignore")  # what hub clients and git put beside a release
+_HASHES = re.compile(r"Hash mismatch for '(.*?)': Expected")
+_EXTRA = re.compile(r"Extra files found in model '.*?': (.*?)[\"'\]]")
+_MISSING = re.compile(r"Missing files in model '.*?': (.*?)[\"'\]]")
 
 
 def _library() -> Any:
@@ -21,8 +24,8 @@ def _library() -> Any:
     return model_signing
 
 
-def _hashing(folder: Path) -> Any:
-    ignored = [folder / SIGNATURE, folder / ".cache"]
+def _hashing() -> Any:
+    ignored = [SIGNATURE, ".cache"]  # relative to the folder
     return _library().hashing.Config().set_ignored_paths(paths=ignored, ignore_git_paths=True)
 
 
@@ -39,7 +42,7 @@ def sign(folder: Path, key: Path) -> None:
             path=key,
             hint="openssl ecparam -name prime256v1 -genkey -noout -out key.pem",
         ) from error
-    signer.set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
+    signer.set_hashing_config(_hashing()).sign(folder, folder / SIGNATURE)
 
 
 def check(folder: Path, key: Path) -> list[str]:
@@ -52,8 +55,16 @@ def check(folder: Path, key: Path) -> list[str]:
     except Exception as error:
         raise UsageError(f"is no public key: {error!s:.200}", path=key) from error
     try:
-        verifier.set_hashing_config(_hashing(folder)).verify(folder, folder / SIGNATURE)
+        verifier.set_hashing_config(_hashing()).verify(folder, folder / SIGNATURE)
     except Exception as error:  # the library has no class of its own for "does not verify"
-        text = " ".join(str(error).split()) or type(error).__name__
-        return [f"does not verify: {text}"]
+        return _told(" ".join(str(error).split()) or type(error).__name__)
     return []
+
+
+def _told(text: str) -> list[str]:
+    """The library's one sentence as one for each file."""
+    text = text.replace("\\'", "'")  # it prints a list of texts, each quoted as its own quotes demand
+    said = [f"{name} is not what was signed" for name in _HASHES.findall(text)]
+    for pattern, what in ((_EXTRA, "was not signed"), (_MISSING, "was signed and is missing")):
+        said += [f"{name} {what}" for names in pattern.findall(text) for name in names.split(", ")]
+    return said or [f"does not verify: {text}"]

@@ -13,10 +13,9 @@ def lines(release: Release) -> list[str]:
     known = f", {said['architecture']['name']}" if "architecture" in said else ""
     made = [f"{shown(release.folder, 300)}: {said['name']} ({tensors}{known})"]
     for one in said["files"]:
-        also = f", also as {one['also']}" if "also" in one else ""
-        made.append(
-            f"  {one['name']}: {size(one['bytes'])}, read back and equal, as {said['verification']['loaders'][one['format']]} too{also}"
-        )
+        also = f"; the same as {one['also']}" if "also" in one else ""
+        loader = said["verification"]["loaders"][one["format"]]
+        made.append(f"  {one['name']}: {size(one['bytes'])}, read back and equal, by {loader} too{also}")
     if said["verification"]["parity"]["verdict"] != "not run":
         made.append(f"  run against its source: {said['verification']['parity']['verdict']}")
     made.append(f"  content sha256 {said['content_sha256']}")

@@ -1,16 +1,20 @@
-"""Release folders for these tests."""
+"""Release folders for these tests, made and checked in this process: torch is there already."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
-from tests import command
+import pytest
+
+from convert.__main__ import main
 
 
-def make(source: Path, folder: Path, *options: str) -> Path:
+def make(source: Path, folder: Path, *options: str, to: tuple[str, ...] = ("safetensors", "pth")) -> Path:
     """Release ``source`` into ``folder``."""
-    command.run("release", source, folder, "--to", "safetensors", "--to", "pth", *options, check=True)
+    assert main(["release", str(source), str(folder), *(word for target in to for word in ("--to", target)), *options]) == 0
     return folder
 
 
@@ -24,16 +28,23 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def check(folder: Path, *options: str | Path) -> tuple[int, dict[str, str]]:
-    """(exit code, {file: what is said of it}) of ``--check``."""
-    found = command.run("release", "--check", folder, "--json", *options)
-    import json
+def manifest(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "manifest.json").read_bytes()))
 
-    document = json.loads(found.stdout)
+
+def weights(folder: Path, target: str) -> Path:
+    """The file of one format."""
+    return folder / next(one["name"] for one in manifest(folder)["files"] if one["format"] == target)
+
+
+def check(capsys: pytest.CaptureFixture[str], folder: Path, *options: str | Path) -> tuple[int, dict[str, str]]:
+    """(exit code, {file: what is said of it}) of ``--check``."""
+    capsys.readouterr()
+    code = main(["release", "--check", str(folder), "--json", *map(str, options)])
+    document = json.loads(capsys.readouterr().out)
+    assert document["exit"] == code
+    assert (document["status"] == "done") == (code == 0)
     said: dict[str, str] = {}
-    for release in document["releases"]:
-        for one in release["differences"]:
-            said[one["file"]] = said.get(one["file"], "") + one["what"] + "\n"
-    assert document["exit"] == found.returncode
-    assert (document["status"] == "done") == (found.returncode == 0)
-    return found.returncode, said
+    for one in (one for release in document.get("releases", ()) for one in release["differences"]):
+        said[one["file"]] = said.get(one["file"], "") + one["what"] + "\n"
+    return code, said

@@ -19,9 +19,8 @@ def test_the_installed_command(saved: Path, tmp_path: Path) -> None:
     assert "not published:" in done.stdout
     assert done.stderr == ""
     if shutil.which("sha256sum"):
-        sums = subprocess.run(
-            ["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=tmp_path / "out", capture_output=True, text=True, check=True
-        )
+        words = ["sha256sum", "--strict", "-c", "SHA256SUMS"]
+        sums = subprocess.run(words, cwd=tmp_path / "out", capture_output=True, text=True, check=True)
         assert sums.stdout.count(": OK") == len(list((tmp_path / "out").iterdir())) - 1
     checked = command.run("release", "--check", tmp_path / "out", check=True)
     assert "are what they were" in checked.stdout

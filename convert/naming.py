@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from formats.core.errors import OutputError
@@ -21,7 +22,7 @@ SUFFIXES = frozenset((
 
 def stem(name: str, suffixes: Iterable[str]) -> str:
     """``name`` less every known suffix at its end, the longest first: ``in.pth.tar`` → ``in``. Never empty."""
-    ordered = sorted({s.lower() for s in suffixes}, key=len, reverse=True)
+    ordered = _ordered(frozenset(suffixes))
     while True:
         for suffix in ordered:
             if name.lower().endswith(suffix) and len(name) > len(suffix):
@@ -29,6 +30,11 @@ def stem(name: str, suffixes: Iterable[str]) -> str:
                 break
         else:
             return name
+
+
+@cache
+def _ordered(suffixes: frozenset[str]) -> list[str]:
+    return sorted({suffix.lower() for suffix in suffixes}, key=len, reverse=True)
 
 
 def target(source: Path, to: str, suffixes: Iterable[str], output: str | None, out_dir: str | None) -> Path:

@@ -14,7 +14,7 @@ from convert import naming
 from convert.zoo import digest
 from convert.zoo.journal import CLAIMED, Journal
 from convert.zoo.place import Entry, Store
-from convert.zoo.settings import Settings, spelled
+from convert.zoo.settings import Settings, is_program, spelled
 from formats import registry
 from formats.core.errors import CheckpointError
 
@@ -152,7 +152,7 @@ def intact(row: dict[str, Any], store: Store) -> bool:
 
 def _estimate(size: int, targets: list[str]) -> tuple[int, float]:
     """(bytes of memory, seconds) that a conversion may take at most, as a rule."""
-    programs = sum(bool(registry.writer(target).CAPABILITIES.program) for target in targets)
+    programs = sum(map(is_program, targets))
     if programs:
         return PROGRAM + 5 * size, PATIENCE + programs * 900 + size / SLOWEST * 4
     return BASE + size // 8, PATIENCE + len(targets) * size / SLOWEST

@@ -17,6 +17,7 @@ from convert.zoo.journal import Journal, lock
 from convert.zoo.place import Tree
 from convert.zoo.plan import Plan, plan
 from convert.zoo.record import Recorder, noted
+from convert.zoo.reports import write
 from convert.zoo.settings import Settings, spelled
 from convert.zoo.sources import tree_of
 from convert.zoo.store import LocalStore
@@ -135,7 +136,7 @@ class Migration:
         )  # fmt: skip
         if not self.settings.dry_run:
             self.journal.end(now())
-            report(finished, self.store)
+            write(finished, self.store.root)
         return finished
 
     def _prepare(self, made: Plan, tasks: list[dict[str, Any]]) -> None:
@@ -223,25 +224,6 @@ class Migration:
         return rows.row(
             name, source, self.conversions.get(name, {}), self.settings.targets, self.fresh.get(name, ()), self.errors.get(name)
         )
-
-
-def report(finished: dict[str, Any], store: LocalStore) -> None:
-    """``report.json`` and ``report.html`` in the destination."""
-    import json
-
-    from convert.console import finite
-    from convert.zoo.page import page
-
-    made = finite(finished)
-    _replace(os.path.join(store.root, "report.json"), json.dumps(made, indent=1) + "\n")
-    _replace(os.path.join(store.root, "report.html"), page(made))
-
-
-def _replace(path: str, text: str) -> None:
-    temporary = f"{path}.new"
-    with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123
-        file.write(text)
-    os.replace(temporary, path)
 
 
 def now() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,15 @@ class Settings:
         return said | {name: value for name, value in given.items() if value is not None}
 
 
+@cache
+def is_program(target: str) -> bool:
+    """Whether the target is a model that runs, and not only weights."""
+    return bool(registry.writer(target).CAPABILITIES.program)
+
+
 def options_for(target: str, options: dict[str, Any]) -> dict[str, Any]:
     """What of ``options`` counts for ``target``: how a model is run is nothing to weights that nobody runs."""
-    runs = options.get("verify") == "run" or registry.writer(target).CAPABILITIES.program
+    runs = options.get("verify") == "run" or is_program(target)
     return options if runs else {name: value for name, value in options.items() if name != "run"}
 
 

@@ -81,7 +81,7 @@ def _failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in failed:
         reasons[str(row["error"].get("kind"))] = reasons.get(str(row["error"].get("kind")), 0) + 1
     said = ", ".join(f"{number:,} {text(kind)}" for kind, number in sorted(reasons.items(), key=lambda one: -one[1])[:20])
-    lines = [f"<section><h2>{count(len(failed), 'failure')}</h2><p class=soft>{said}</p>"]
+    lines = [f"<section><h2>{count(len(failed), 'failure')}</h2><p class=soft>{said}</p><div class=failures>"]
     for row in failed[:LISTED]:
         error = row["error"]
         hint = f"<br><span class=soft>hint: {text(error['hint'], 600)}</span>" if error.get("hint") else ""
@@ -89,6 +89,7 @@ def _failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"<p class=failure><code>{text(row['source'], 300)}</code>{target}<br>{text(error.get('what'), 600)}{hint}</p>"
         )
+    lines.append("</div>")
     if len(failed) > LISTED:
         lines.append(f"<p>{len(failed) - LISTED:,} more are in the table: choose the status “failed”.</p>")
     return [*lines, "</section>"]
@@ -101,11 +102,11 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     data = {"rows": told, "formats": formats, "classes": sorted(STATUSES)}
     reasons = sorted({more["error"][0] for *_, more in told if "error" in more})
     fields = [
-        _field("source", "name contains"),
+        _field("source", "name"),
         _choice("status", "status", sorted({row[1] for row in told})),
         _choice("format", "format", sorted({row[2] for row in told})),
-        _field("model", "model contains"),
-        _field("architecture", "architecture contains"),
+        _field("model", "model"),
+        _field("architecture", "architecture"),
         _choice("size", "size at least", LEAST_SIZE),
         _choice("time", "time at least", LEAST_TIME),
         _choice("verdict", "verdict", sorted({verdict for row in told for verdict in row[7].split(", ")})),
@@ -136,7 +137,7 @@ def _narrow(column: int) -> str:
 
 
 def _field(name: str, label: str) -> str:
-    return f"<label>{label}<input type=search id=f-{name} autocomplete=off spellcheck=false></label>"
+    return f"<label>{label}<input type=search id=f-{name} placeholder=contains autocomplete=off spellcheck=false></label>"
 
 
 def _choice(name: str, label: str, of: Iterable[Any]) -> str:

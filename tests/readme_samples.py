@@ -40,14 +40,25 @@ except RuntimeError as error:
     print(error)
 """
 
+FLIP = """\
+import sys
+
+with open(sys.argv[1], "r+b") as file:
+    file.seek(-1, 2)
+    last = file.read(1)
+    file.seek(-1, 2)
+    file.write(bytes([last[0] ^ 1]))
+"""
+
 
 def write(folder: Path) -> None:
-    """Write ``nets.py``, ``load.py`` and the checkpoints into ``folder``; the same bytes every time."""
+    """Write ``nets.py``, ``load.py``, ``flip.py`` (of the last bit) and the checkpoints into ``folder``; the same bytes every time."""
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "nets.py").write_text(NETS, encoding="utf-8")
     (folder / "load.py").write_text(LOAD, encoding="utf-8")
+    (folder / "flip.py").write_text(FLIP, encoding="utf-8")
     scope = runpy.run_path(str(folder / "nets.py"))
     torch.manual_seed(0)
     net = scope["Net"]()

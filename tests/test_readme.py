@@ -1,4 +1,6 @@
-"""The README's console blocks are what the commands print; ``python -m tests.test_readme --accept`` writes what they print now.
+"""Console blocks of the README and of docs/release.md are what the commands print.
+
+``python -m tests.test_readme --accept`` writes what they print now.
 
 A block is a ```` ```console ```` fence between the markers of its section. Every ``$ `` line is run, ``convert`` and ``python`` in this
 process, in one folder for the whole section; what it prints on both streams must be the lines below it.
@@ -21,8 +23,9 @@ import pytest
 
 from tests import readme_samples
 
-README = Path(__file__).parent.parent / "README.md"
-SECTION = re.compile(r"<!-- keys: begin -->\n(.*?)<!-- keys: end -->", re.DOTALL)
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+SECTIONS = ((README, "keys"), (README, "release"), (ROOT / "docs" / "release.md", "release"))
 BLOCK = re.compile(r"(```console\n)(.*?)(```)", re.DOTALL)
 
 
@@ -55,11 +58,16 @@ def printed(command: str, folder: Path) -> str:
     return "".join(f"{line.rstrip()}\n" for line in said.getvalue().expandtabs(4).splitlines())
 
 
-def blocks(text: str) -> list[str]:
+def section(text: str, name: str) -> re.Match[str]:
+    """What stands between the marks of section ``name``."""
+    found = re.search(rf"<!-- {name}: begin -->\n(.*?)<!-- {name}: end -->", text, re.DOTALL)
+    assert found is not None, f"there is no section about {name}"
+    return found
+
+
+def blocks(text: str, name: str) -> list[str]:
     """The insides of the section's console blocks."""
-    section = SECTION.search(text)
-    assert section is not None, "the README has no section about keys"
-    return [match[2] for match in BLOCK.finditer(section[1])]
+    return [match[2] for match in BLOCK.finditer(section(text, name)[1])]
 
 
 def rerun(block: str, folder: Path) -> str:
@@ -68,12 +76,13 @@ def rerun(block: str, folder: Path) -> str:
     return "".join(f"$ {command}\n{printed(command, folder)}" for command in commands)
 
 
-def test_the_stories_about_keys_are_true(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("path", "name"), SECTIONS, ids=lambda value: getattr(value, "name", value))
+def test_the_stories_are_true(path: Path, name: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
     readme_samples.write(tmp_path)
-    found = blocks(README.read_text(encoding="utf-8"))
-    assert len(found) >= 5
+    found = blocks(path.read_text(encoding="utf-8"), name)
+    assert len(found) >= (5 if name == "keys" else 1)
     for block in found:
         if "cuda7" in block and torch.cuda.is_available():
             block = block[block.index("$ convert") :]  # torch says something else where there is a GPU
@@ -81,14 +90,14 @@ def test_the_stories_about_keys_are_true(tmp_path: Path) -> None:
 
 
 def accept() -> None:
-    """Write the README's blocks anew."""
-    text = README.read_text(encoding="utf-8")
-    section = SECTION.search(text)
-    assert section is not None
-    with tempfile.TemporaryDirectory() as name:
-        readme_samples.write(Path(name))
-        fresh = BLOCK.sub(lambda match: match[1] + rerun(match[2], Path(name)) + match[3], section[1])
-    README.write_text(text[: section.start(1)] + fresh + text[section.end(1) :], encoding="utf-8")
+    """Write the blocks anew."""
+    for path, name in SECTIONS:
+        text = path.read_text(encoding="utf-8")
+        old = section(text, name)
+        with tempfile.TemporaryDirectory() as folder:
+            readme_samples.write(Path(folder))
+            fresh = BLOCK.sub(lambda match: match[1] + rerun(match[2], Path(folder)) + match[3], old[1])
+        path.write_text(text[: old.start(1)] + fresh + text[old.end(1) :], encoding="utf-8")
 
 
 if __name__ == "__main__" and "--accept" in sys.argv:

@@ -183,8 +183,9 @@ def _parity(settings: Settings, outputs: dict[str, Output]) -> dict[str, Any]:
     found = [output.parity for output in outputs.values()]
     verdict = next((one["verdict"] for one in found if one["verdict"] != "proved"), "proved")
     recipe = found[0].get("recipe", {})
-    said = {"verdict": verdict, "reason": found[0].get("reason")}
-    return said | {key: recipe[key] for key in ("arch", "inputs", "seed", "batches") if recipe.get(key) not in (None, [])}
+    return {"verdict": verdict} | {
+        key: recipe[key] for key in ("arch", "inputs", "seed", "batches") if recipe.get(key) not in (None, [])
+    }
 
 
 def _finish(settings: Settings, release: Release) -> None:

@@ -192,7 +192,8 @@ class Journal:
         try:
             yield
         except BaseException:
-            self._base.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # a full disk has rolled it back already
+                self._base.execute("ROLLBACK")
             raise
         self._base.execute("COMMIT")
 

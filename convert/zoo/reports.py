@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from convert.zoo.page import page
-from formats.core.temporary import TEMPORARY_SUFFIX
+from formats.core.errors import SystemIOError
+from formats.core.temporary import TEMPORARY_SUFFIX, unlink
 
 
 def write(document: dict[str, Any], folder: str) -> None:
@@ -38,5 +39,9 @@ def _line(entry: dict[str, Any]) -> str:
 
 def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".{os.urandom(8).hex()}{TEMPORARY_SUFFIX}")  # swept away if we are killed here
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(temporary, path)
+    except OSError as error:
+        unlink(temporary)
+        raise SystemIOError(f"cannot be written: {error.strerror}", path=path) from error

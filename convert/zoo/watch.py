@@ -73,19 +73,19 @@ class Terminal(Log):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         columns = (
-            TextColumn("migrating"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[told]}", markup=False),
         )
         self.bar = Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=5)
-        self.task = self.bar.add_task("", total=None, told="")
+        self.task = self.bar.add_task("looking for checkpoints", total=None, told="")
         self.bar.start()
         self.recent: deque[tuple[float, int]] = deque()
 
     def begin(self, checkpoints: int, nbytes: int) -> None:
         super().begin(checkpoints, nbytes)
-        self.bar.update(self.task, total=checkpoints)
+        self.bar.update(self.task, total=checkpoints, description="migrating")
 
     def row(self, row: dict[str, Any], nbytes: int) -> None:
         self.through += 1

@@ -294,3 +294,35 @@ def test_a_model_of_one_checkpoint_never_takes_the_output_of_another(tmp_path: P
     assert statuses(document) == {"a.gen.pth": "done", "a.pth": "failed"}
     assert "is the output of another checkpoint beside this one" in rows(document)["a.pth"]["error"]["what"]
     same(out / "a.gen.safetensors", own)
+
+
+def test_a_damaged_journal_is_told(zoo: Path, out: Path) -> None:
+    run("migrate", zoo, out, "--to", "safetensors", check=True)
+    (out / JOURNAL).write_bytes(b"no database, and longer than a header of one" * 10)
+    refused = run("migrate", zoo, out, "--to", "safetensors")
+    assert refused.returncode == 74
+    assert "the journal cannot be used" in refused.stderr
+    (out / JOURNAL).unlink()
+    assert run("migrate", zoo, out, "--to", "safetensors").returncode == 73
+    assert run_json("migrate", zoo, out, "--to", "safetensors", "--force")["totals"]["done"] == 3
+
+
+def test_index_entries_say_what_counts_for_them(zoo: Path, out: Path) -> None:
+    torch.save({"model": {"w": torch.zeros(3)}, "other": {"v": torch.ones(4)}}, zoo / "two.pth")
+    (zoo / "index.json").write_text(json.dumps([{"path": "two.pth", "select": "other"}, "a.pth"]))
+    document = run_json("migrate", zoo / "index.json", out, "--to", "safetensors")
+    assert rows(document)["two.pth"]["model"] == "other"
+    assert load_file(out / "two.safetensors").keys() == {"v"}
+    (zoo / "index.json").write_text(json.dumps([{"path": "two.pth", "select": "model"}, "a.pth"]))
+    document = run_json("migrate", zoo / "index.json", out, "--to", "safetensors")
+    assert statuses(document) == {"a.pth": "unchanged", "two.pth": "done"}
+    assert load_file(out / "two.safetensors").keys() == {"w"}
+    (zoo / "index.json").write_text(json.dumps([{"path": "two.pth", "select": 7}]))
+    assert run("migrate", zoo / "index.json", out, "--to", "safetensors").returncode == 2
+
+
+def test_the_reports_rows_are_an_index(zoo: Path, out: Path, tmp_path: Path) -> None:
+    run("migrate", zoo, out, "--to", "safetensors", check=True)
+    shutil.copy(out / "report.json", zoo / "again.json")
+    document = run_json("migrate", zoo / "again.json", tmp_path / "second", "--to", "pth")
+    assert document["totals"]["done"] == 3

@@ -6,6 +6,7 @@ form           GB/s  what it tells
 ``sha256:…``   1.75  all bytes. Of every source up to `WHOLE` bytes; of every file with ``--digest sha256``
 ``crc32:…``    6.4   all bytes, against accident and honest editing, not against malice. Of outputs
 ``sampled:…``  –     size, and `PIECES` pieces of `PIECE` bytes. Of larger sources: two files differ, never that they are equal
+``etag:…``     –     size, time and ETag of a remote file, as its place gives them: nothing is read for it
 ``listing:…``  –     names, sizes and times of the parts. Of folders and of sharded models
 =============  ====  =======================================================================================================
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from formats.core.crc import crc32_for
 from formats.core.files import PIECE as READ
-from formats.core.files import SourceFile
+from formats.core.files import SourceFile, located, opened
 
 WHOLE = 1 << 20  # bytes of a source that are always digested in full
 PIECES = 16
@@ -28,7 +29,11 @@ MODES = ("fast", "sha256")
 
 def of_source(path: Path | str, mode: str = "fast") -> str:
     """``sha256:…`` of a file that is small, or where ``mode`` asks for it; else ``sampled:…``."""
-    file = SourceFile(path)
+    place = located(path)
+    if mode == "fast" and hasattr(place, "open_source"):
+        state = place.stat()
+        return f"etag:{state.st_size}:{state.st_mtime_ns}"
+    file = opened(place)
     try:
         if mode == "sha256" or file.size <= WHOLE:
             return "sha256:" + _sha256(file)

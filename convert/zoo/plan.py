@@ -222,6 +222,8 @@ def _pair(made: Plan, journal: Journal, settings: Settings, root: str) -> None:
 
 
 def _digested(task: dict[str, Any], mode: str) -> str | None:
+    if "://" in task["source"]:  # to compare two remote files both are read: converting one of them costs less
+        return None
     try:
         return digest.of_source(task["source"], mode)
     except CheckpointError:

@@ -22,6 +22,8 @@ from convert.zoo.settings import Settings, spelled
 from convert.zoo.sources import tree_of
 from convert.zoo.store import LocalStore
 from formats import registry
+from formats.core.errors import UsageError
+from formats.core.files import located
 
 TOOL = f"ckpt-convert {__version__}"
 WAIT = 0.25  # seconds that the driver waits for an outcome before it looks at the clock
@@ -49,6 +51,11 @@ class Watch(Protocol):
 
 def store_of(destination: str) -> LocalStore:
     """The store that ``destination`` means."""
+    if hasattr(located(destination), "open_source"):
+        raise UsageError(
+            f"{destination}: a migration keeps its journal beside its outputs, on a file system",
+            hint="migrate into a folder and copy it up, or convert SOURCE… --out-dir URL",
+        )
     return LocalStore(destination)
 
 
@@ -60,8 +67,8 @@ def migrate(settings: Settings, watch: Watch) -> dict[str, Any]:
         from convert.zoo.check import check
 
         return check(settings, watch)
-    tree = tree_of(settings.source, settings.listed, settings.destination)
     store = store_of(settings.destination)
+    tree = tree_of(settings.source, settings.listed, settings.destination)
     if settings.dry_run:
         return Migration(settings, watch, tree, store, Journal(store.root, write=False)).run()
     store.make()

@@ -23,6 +23,7 @@ def tree_of(source: str, listed: str | None, destination: str | None) -> Tree:
     """The tree that ``source`` means, told apart so:
 
     - with ``--list FILE``: the folder SRC, and of it what FILE lists, a path a line, relative to SRC (or absolute, below it);
+    - a URL: all that is below it, or the one file that it is;
     - a folder: all of it;
     - something with ``*``, ``?`` or ``[`` that is no file of that name: a glob (``**`` is any depth); its root is the part before them;
     - a file ``.json`` or ``.jsonl`` without a ``weight_map``: an index, paths or objects with a ``path``, relative to the index's folder,
@@ -30,9 +31,13 @@ def tree_of(source: str, listed: str | None, destination: str | None) -> Tree:
     - any other file: that one checkpoint.
     """
     if "://" in source:
-        raise UsageError(
-            f"{source!r:.200} is no place that this installation reaches", hint="local folders, lists, globs and indexes"
-        )
+        from convert.zoo.remote_tree import RemoteTree
+        from formats.core.remote import remote as place_of
+
+        remote = place_of(source)
+        if listed is not None or glob.has_magic(source):
+            raise UsageError("is a remote tree, which is migrated whole", path=remote, hint="--include and --exclude choose")
+        return RemoteTree(remote)
     apart = Path(destination) if destination is not None else None
     path = Path(source)
     if listed is not None:

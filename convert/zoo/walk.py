@@ -53,7 +53,7 @@ class LocalTree:
             self._scan(name, found, exclude)
         whole = self._whole(found)
         for name in sorted(found):
-            if name in whole or not whole.isdisjoint(_above(name)):
+            if name in whole or not whole.isdisjoint(folders_above(name)):
                 continue
             folder = found[name]
             if folder.trouble is not None:
@@ -105,7 +105,7 @@ class LocalTree:
         for name in sorted(found, key=lambda name: -name.count("/")):
             if name and name not in above and self._is_checkpoint(name):
                 whole.add(name)
-                above |= set(_above(name))
+                above |= set(folders_above(name))
         return whole
 
     def _is_checkpoint(self, name: str) -> bool:
@@ -127,7 +127,7 @@ class LocalTree:
 
     def _files(self, name: str, folder: _Folder, include: Sequence[str], exclude: Sequence[str]) -> Iterator[Entry]:
         places = {own: f"{name}/{own}" if name else own for own in sorted(folder.files)}
-        indexes = {own: self._shards(places[own], folder) for own in places if own.endswith(_index_suffixes())}
+        indexes = {own: self._shards(places[own], folder) for own in places if own.endswith(index_suffixes())}
         taken = {shard for shards in indexes.values() for shard in shards}
         for own, place in places.items():
             if own in taken or not wanted(place, include, exclude):
@@ -147,9 +147,7 @@ class LocalTree:
 
     def _shards(self, index: str, folder: _Folder) -> list[str]:
         """The files beside an index that it speaks of."""
-        path = Path(self.root, index)
-        row = next(row for row in _index_rows() if index.endswith(row.suffixes))
-        return sorted(name for name in set(registry.load(row).members(path)) if name in folder.files)
+        return sorted(name for name in shards_of(Path(self.root, index)) if name in folder.files)
 
 
 @cache
@@ -159,6 +157,12 @@ def _index_rows() -> tuple[Format, ...]:
     return tuple(row for row in rows if hasattr(registry.load(row), "members"))
 
 
+def shards_of(index: Path) -> set[str]:
+    """The names that an index gives its shards."""
+    row = next(row for row in _index_rows() if index.name.endswith(row.suffixes))
+    return set(registry.load(row).members(index))
+
+
 @cache
 def _folder_rows() -> tuple[Format, ...]:
     """Rows of folders that are one checkpoint. Of an index in a folder the index is the checkpoint."""
@@ -166,11 +170,11 @@ def _folder_rows() -> tuple[Format, ...]:
 
 
 @cache
-def _index_suffixes() -> tuple[str, ...]:
+def index_suffixes() -> tuple[str, ...]:
     return tuple(suffix for row in _index_rows() for suffix in row.suffixes)
 
 
-def _above(name: str) -> list[str]:
+def folders_above(name: str) -> list[str]:
     """The folders that ``name`` lies in."""
     parts = name.split("/")
     return ["/".join(parts[:count]) for count in range(1, len(parts))]

@@ -28,6 +28,7 @@ from convert.report import Failure, Output, Result
 from convert.zoo import copies, digest
 from convert.zoo.settings import options_for
 from formats.core.errors import CheckpointError, OutputError, SystemIOError, UnknownFormat
+from formats.core.files import located
 from formats.core.record import changed
 
 # What the system may do otherwise the next time it is asked.
@@ -69,7 +70,7 @@ def _source(task: dict[str, Any], outcome: dict[str, Any]) -> None:
         outcome |= {"size": task["size"], "mtime_ns": task["mtime_ns"], "digest": task["listing"]}
         return
     try:
-        state = os.stat(task["source"])
+        state = os.stat(task["source"]) if "://" not in task["source"] else located(task["source"]).stat()
         outcome |= {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
         outcome["digest"] = task.get("known") or digest.of_source(task["source"], task["digest"])
     except (OSError, CheckpointError):
@@ -104,7 +105,7 @@ def _run(task: dict[str, Any], target: dict[str, Any]) -> Result:
         output=None if task["plain"] else str(folder / f"{task['stem']}.{to}"), out_dir=str(folder) if task["plain"] else None,
         force=target["force"], dry_run=task["verb"] == "plan", sync=task.get("sync", False), **_options(to, task["options"]),
     )  # fmt: skip
-    source = Path(task["source"])
+    source = located(task["source"])
     if task["verb"] == "convert" and (task["reserved"] or not task["plain"]):
         naming.make_folder(folder)
     if task["reserved"] and task["verb"] == "convert":
@@ -171,7 +172,7 @@ def _identify(task: dict[str, Any], outcome: dict[str, Any]) -> None:
 
     options = task["options"]
     try:
-        found = identify_file(Path(task["source"]), select=options.get("select"), ema=options.get("ema", False))
+        found = identify_file(located(task["source"]), select=options.get("select"), ema=options.get("ema", False))
     except CheckpointError:
         return
     told = [result.lines()[0] for _, result in found]

@@ -301,6 +301,32 @@ def test_a_part_that_arrives_otherwise(s3: servers.Relay, tree: Path) -> None:
     assert not [path for path in (tree / "models" / "garbled").rglob("*") if path.is_file()]
 
 
+def test_a_tree_is_migrated(s3: servers.Relay, tree: Path, tmp_path: Path) -> None:
+    zoo = tree / "models" / "zoo"
+    (zoo / "deep").mkdir(parents=True)
+    (zoo / "shards").mkdir()
+    torch.save(SMALL, zoo / "a.pth")
+    torch.save({"state_dict": TENSORS, "epoch": 3}, zoo / "deep" / "b.pth.tar")
+    (zoo / "deep" / "notes.txt").write_text("no checkpoint")
+    call(zoo / "deep" / "b.pth.tar", "--to", "safetensors", "--max-shard-size", "20MB", "-o", zoo / "shards" / "m.safetensors")
+    environment = s3.environment()
+    done = command.run("migrate", "s3://models/zoo", tmp_path, "--to", "safetensors", "--json", **environment)
+    document = json.loads(done.stdout)
+    assert [(row["source"], row["status"]) for row in document["rows"]] == [
+        ("a.pth", "done"), ("deep/b.pth.tar", "done"), ("shards/m.safetensors.index.json", "done"),
+    ]  # fmt: skip
+    assert [row["source"] for row in document["ignored"]] == ["deep/notes.txt"]
+    assert same(tmp_path / "a.safetensors", SMALL)
+    assert same(tmp_path / "deep" / "b.safetensors", TENSORS)
+    assert same(tmp_path / "shards" / "m.safetensors", TENSORS)
+    s3.reset()
+    done = command.run("migrate", "s3://models/zoo", tmp_path, "--to", "safetensors", "--json", **environment)
+    assert {row["status"] for row in json.loads(done.stdout)["rows"]} == {"unchanged"}
+    assert (
+        sum(one.received for one in s3.reads(".pth") + s3.reads(".tar")) == 0
+    )  # sizes, times and ETags of the listing say enough
+
+
 # -- https ---------------------------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def web(tree: Path) -> Iterator[Any]:

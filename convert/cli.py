@@ -175,12 +175,28 @@ def source(
     external: running.External = None,
     timeout: running.Timeout = None,
     memory: running.Memory = None,
+    with_run: running.Run = True,
     json: Json = False,
     debug: Debug = False,
 ) -> int:
     """Convert each SOURCE to TARGET."""
     run = running.options(
-        arch, inputs, trust, seed, batches, disabled, html, exporter, opset, static, simplify, external, timeout, memory, golden
+        arch,
+        inputs,
+        trust,
+        seed,
+        batches,
+        disabled,
+        html,
+        exporter,
+        opset,
+        static,
+        simplify,
+        external,
+        timeout,
+        memory,
+        golden,
+        with_run,
     )
     key_options = keys.options(only, drop, rules, reverse, strip_prefix, rename, add_prefix, fill_missing, like, into)
     job = Job(

@@ -56,6 +56,10 @@ External = Annotated[
 Timeout = Annotated[
     float | None, typer.Option("--export-timeout", metavar="S", min=1, help="ONNX: seconds that the export may take.")
 ]
+Run = Annotated[
+    bool,
+    typer.Option("--run/--no-run", help="ONNX: --no-run compares every weight's digest, in constant memory, and runs no model."),
+]
 Memory = Annotated[int | None, typer.Option("--export-memory", metavar="MB", min=100, help="ONNX: memory that it may take.")]
 
 
@@ -63,7 +67,7 @@ def options(
     arch: str | None, inputs: list[str] | None, trust: bool, seed: int, batches: list[int] | None, disabled: list[str] | None,
     html: str | None, exporter: str | None = None, opset: int | None = None, static: bool = False, simplify: bool = True,
     external: int | None = None, timeout: float | None = None, memory: int | None = None,
-    golden: tuple[Path, Path] | None = None,
+    golden: tuple[Path, Path] | None = None, run: bool = True,
 ) -> RunOptions | None:  # fmt: skip
     """What the options say; None where none is given."""
     if exporter not in (None, "dynamo", "torchscript"):
@@ -72,7 +76,7 @@ def options(
         arch=arch, inputs=tuple(inputs or ()), trust_source=trust, seed=seed, batches=tuple(batches or ()), exporter=exporter,
         opset=opset, dynamic=not static, simplify=simplify, external=None if external is None else external * 1_000_000, timeout=timeout,
         memory=None if memory is None else memory * 1_000_000, disabled=tuple(disabled or ()), html=html,
-        golden=None if golden is None else (str(golden[0]), str(golden[1])),
+        golden=None if golden is None else (str(golden[0]), str(golden[1])), run=run,
     )  # fmt: skip
     return None if found == RunOptions() else found
 

@@ -42,6 +42,7 @@ class RunOptions:
     seed: int = 0
     batches: tuple[int, ...] = ()
     local: bool = True  # each layer alone, too
+    run: bool = True  # False: weights are compared and no model is run
     exporter: str | None = None
     opset: int | None = None
     dynamic: bool = True  # the batch size stays open

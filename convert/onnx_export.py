@@ -17,20 +17,32 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from convert.text import size
-from formats.core.errors import CheckpointError, LimitExceeded, ParityFailed, Unsupported
+from formats.core.errors import (
+    CheckpointError,
+    CorruptCheckpoint,
+    LimitExceeded,
+    ParityFailed,
+    SystemIOError,
+    Unsupported,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from convert.onnx_graph import Exported
+    from convert.program import Program
 
 TIMEOUT = 900.0  # seconds; the slowest of 54 nets took 130 on two busy cores
 REQUEST, RESULT, PROGRAM, ERRORS = "request.json", "result.json", "program.onnx", "errors.txt"
-_ERRORS: dict[str, type[CheckpointError]] = {"unsupported": Unsupported, "parity": ParityFailed}
+_ERRORS: dict[str, type[CheckpointError]] = {
+    error.kind: error for error in (Unsupported, ParityFailed, UsageError, CorruptCheckpoint, LimitExceeded, SystemIOError)
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What the other process is to do. ``builder`` is ``module:function`` of this installation (never text from an input); called with
-    ``arguments`` it gives the module with its weights. ``inputs`` are spelled as ``--input`` takes them."""
+    ``arguments`` it gives the module with its weights, or a `convert.program.Program`, which knows its inputs. ``inputs`` are spelled as
+    ``--input`` takes them."""
 
     builder: str
     arguments: dict[str, Any]
@@ -41,9 +53,19 @@ class Request:
     simplify: bool = True
     threads: int | None = None
     path: tuple[str, ...] = field(default=())  # further folders to import from
+    # ``module:function`` again: a context of (program, its `convert.programs.skeleton.Skeleton`). Tried first where it is given.
+    weightless: str | None = None
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def described(program: Program) -> dict[str, Any]:
+    """What the two processes tell each other of a program."""
+    return {
+        "kind": program.kind, "source": program.source, "assumption": program.assumption,
+        "inputs": [str(spec) for spec in program.specs], "prefix": program.fit.prefix if program.fit is not None else "",
+    }  # fmt: skip
 
 
 def memory_limit() -> int:

@@ -21,6 +21,7 @@ from convert.parity import digests
 from convert.parity.inputs import NATURAL, InputSpec, batched, make
 from convert.parity.probes import SCOPES
 from convert.parity.runners import TorchRunner, first_line, flat, in_eval_mode
+from convert.programs.skeleton import Skeleton, dtype_name, is_fake
 from formats.core.errors import ParityFailed, Unsupported
 
 DYNAMO, TORCHSCRIPT = "dynamo", "torchscript"
@@ -47,6 +48,9 @@ class Exported:
     simplified: list[str]
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    weightless: bool = False  # the exporter saw shapes alone; digests are of what the checkpoint holds
+    program_of: dict[str, Any] = field(default_factory=dict)  # what was exported, where the exporting process found that out
+    memory: dict[str, float] = field(default_factory=dict)  # MB resident in the exporting process
 
     def document(self) -> dict[str, Any]:
         """Everything but the program."""
@@ -90,32 +94,47 @@ def export(
     )
 
 
+def export_weightless(
+    hollow: Skeleton, specs: Sequence[InputSpec], *, opset: int = OPSET, dynamic: bool = True, simplify: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+) -> Exported:  # fmt: skip
+    """The same without weights, by dynamo alone: the graph is that of `export`, byte for byte. Raises whatever the exporter raises,
+    `Unsupported` where a tensor has no values and the checkpoint does not hold it."""
+    in_eval_mode(hollow.module)
+    say(f"exporting with {_title(DYNAMO)}, without weights")
+    return _export(hollow.module, specs, DYNAMO, opset, dynamic, simplify, say, hollow)
+
+
 def _title(name: str) -> str:
     return "torch.export" if name == DYNAMO else "the older exporter"
 
 
 def _export(
-    module: Any, specs: Sequence[InputSpec], exporter: str, opset: int, dynamic: bool, simplify: bool, say: Callable[[str], None]
-) -> Exported:
+    module: Any, specs: Sequence[InputSpec], exporter: str, opset: int, dynamic: bool, simplify: bool, say: Callable[[str], None],
+    hollow: Skeleton | None = None,
+) -> Exported:  # fmt: skip
     import torch
 
     seconds: dict[str, float] = {}
     with _timed(seconds, "eager run"), torch.no_grad():
         sample = make(specs, 0, [(NATURAL, EXAMPLE_BATCH if batched(specs[0]) else 1)])[0]
-        arguments = tuple(TorchRunner(module).tensors(sample.arrays))
+        arguments = tuple(TorchRunner(module).tensors(sample.arrays)) if hollow is None else hollow.arguments(sample.arrays)
         # On a twin with the same tensors: some models keep what they compute (timm's attention biases), and would export it as constants.
         twin = copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
-        outputs = [_identifier(name) for name, _ in flat(twin(*arguments))]
+        with contextlib.nullcontext() if hollow is None else hollow.mode:
+            outputs = [_identifier(name) for name, _ in flat(twin(*arguments))]
+        del twin
     inputs = _input_names(module, len(specs))
     with _timed(seconds, "export"), _quiet(), torch.no_grad():
         call = _dynamo if exporter == DYNAMO else _torchscript
         model = call(module, arguments, specs, inputs, outputs, opset, dynamic)
-    state = module.state_dict()
-    say("comparing every weight's digest")
+    state = module.state_dict(keep_vars=hollow is not None)
+    say("comparing every weight's digest" if hollow is None else "one pass over the weights for their digests")
     with _timed(seconds, "digests"):
-        aliases = _aliases(state)
+        aliases = _aliases(state, hollow is not None)
         _share(model, aliases)
-        weights, tied, unused = _proved(model, state, aliases)
+        expected = digests.of_state(state) if hollow is None else hollow.digest()
+        weights, tied, unused = (_proved if hollow is None else _placed)(model, state, aliases, expected)
     simplified: list[str] = []
     if simplify:
         say("simplifying the graph")
@@ -131,7 +150,7 @@ def _export(
     version = model.opset_imports.get("", opset)
     return Exported(
         program, weights, {key: kept for key, kept in tied.items() if kept in weights}, unused, len(model.graph.initializers) - len(left),
-        exporter, version, dynamic, inputs, outputs, simplified, [], seconds,
+        exporter, version, dynamic, inputs, outputs, simplified, [], seconds, weightless=hollow is not None,
     )  # fmt: skip
 
 
@@ -215,14 +234,15 @@ def _torchscript(
     return model
 
 
-def _aliases(state: Any) -> dict[str, str]:
-    """Keys that are another key's very elements → that first key."""
+def _aliases(state: Any, by_identity: bool = False) -> dict[str, str]:
+    """Keys that are another key's very elements → that first key. Tensors without elements are the same where they are one object."""
     first: dict[Any, str] = {}
     found = {}
     for key, tensor in state.items():
         if not tensor.numel():
             continue
-        kept = first.setdefault((tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()), key)
+        place = id(tensor) if by_identity else (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        kept = first.setdefault(place, key)
         if kept != key:
             found[key] = kept
     return found
@@ -243,9 +263,11 @@ def _share(model: Any, aliases: dict[str, str]) -> None:
         del initializers[key]
 
 
-def _proved(model: Any, state: Any, aliases: dict[str, str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
+_Weights = tuple[dict[str, str], dict[str, str], list[str]]
+
+
+def _proved(model: Any, state: Any, aliases: dict[str, str], expected: dict[str, str]) -> _Weights:
     """(digest by initializer, tied keys, unused keys). Raises `ParityFailed` where an initializer is not the weight of its name."""
-    expected = digests.of_state(state)
     found: dict[str, str] = {}
     wrong = []
     for name, value in model.graph.initializers.items():
@@ -261,6 +283,28 @@ def _proved(model: Any, state: Any, aliases: dict[str, str]) -> tuple[dict[str, 
     tied = {key: kept for key, kept in aliases.items() if kept in found}
     unused = [key for key in expected if key not in found and key not in tied]
     return found, tied, unused
+
+
+def _placed(model: Any, state: Any, aliases: dict[str, str], expected: dict[str, str]) -> _Weights:
+    """The same where the exporter has seen no value and so can have changed none: an initializer is the weight of its name by its type
+    and shape, and gets that weight's bytes when the file is written."""
+    found = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if name in expected:
+            ours = (dtype_name(state[name]), list(state[name].shape))
+            theirs = (digests.onnx_dtype(int(tensor.dtype)), list(tensor.shape))
+            if ours != theirs:
+                raise ParityFailed(f"the exporter made weight {name!r} {theirs[0]} {theirs[1]}, it is {ours[0]} {ours[1]}")
+            found[name] = expected[name]
+            value.const_value = None  # known to be there, and to nobody what it is
+        elif is_fake(getattr(tensor, "raw", None)):
+            raise Unsupported(f"constant {name!r} depends on the weights' values")
+    tied = {key: kept for key, kept in aliases.items() if kept in found}
+    for key, kept in tied.items():
+        if expected[key] != expected[kept]:
+            raise Unsupported(f"{key!r} and {kept!r} are one weight to the program and have different values in the file")
+    return found, tied, [key for key in state if key not in model.graph.initializers and key not in tied]
 
 
 def _simplify(model: Any, weights: frozenset[str]) -> None:

@@ -29,6 +29,7 @@ from convert.parity.runners import in_eval_mode
 from convert.programs import arch as arches
 from convert.programs import inputs as made_inputs
 from convert.programs.inputs import InputSpec
+from convert.programs.skeleton import outline
 from convert.programs.userfile import UserFile
 from convert.programs.weights import Fit, load
 from formats.core.errors import Unsupported, UsageError
@@ -103,8 +104,16 @@ class Program:
         }
 
 
-def build(spec: ProgramSpec, checkpoint: Checkpoint, choice: Choice | None = None, loader: Loader | None = None) -> Program:
-    """The program for the model ``choice`` of ``checkpoint`` (None: a source that brings its own)."""
+def build(
+    spec: ProgramSpec,
+    checkpoint: Checkpoint,
+    choice: Choice | None = None,
+    loader: Loader | None = None,
+    *,
+    weightless: bool = False,
+) -> Program:
+    """The program for the model ``choice`` of ``checkpoint`` (None: a source that brings its own). ``weightless`` leaves its tensors on
+    the meta device and reads none, as `convert.programs.skeleton` tells."""
     given = tuple(made_inputs.parse(text) for text in spec.inputs)
     if spec.trust_source:
         return _trusted(checkpoint, given)
@@ -115,7 +124,7 @@ def build(spec: ProgramSpec, checkpoint: Checkpoint, choice: Choice | None = Non
     if named is not None and named.name:
         return _named(named, choice, weights, given)
     if choice.kind == "module":
-        return _whole(choice, named, given)
+        return _whole(choice, named, given, weightless)
     if named is not None:
         raise UsageError(
             f"--arch {spec.arch}: names no callable, and the file holds no whole model", hint=f"--arch {spec.arch}:NAME"
@@ -160,12 +169,13 @@ def _named(arch: arches.Arch, choice: Choice, weights: Loader, given: tuple[Inpu
     return Program(module, str(arch), "arch", _with_statistics(specs, arch, module), fit, notes=list(choice.notes))
 
 
-def _whole(choice: Choice, arch: arches.Arch | None, given: tuple[InputSpec, ...]) -> Program:
+def _whole(choice: Choice, arch: arches.Arch | None, given: tuple[InputSpec, ...], weightless: bool) -> Program:
     from convert.programs.classes import Classes
     from convert.programs.whole import Whole
 
     file = _files(Path(arch.place)) if arch is not None else None
-    rebuilding = Whole(Classes(file.classes() if file else None, str(file.path) if file else ""))
+    classes = Classes(file.classes() if file else None, str(file.path) if file else "")
+    rebuilding = Whole(classes, _outlined(choice)) if weightless else Whole(classes)
     module = rebuilding.rebuild(choice.node)
     keys, wanted = set(module.state_dict()), set(choice.state_dict.tensors)
     fit = Fit(loaded=len(keys & wanted), missing=sorted(keys - wanted), unexpected=sorted(wanted - keys))
@@ -174,6 +184,14 @@ def _whole(choice: Choice, arch: arches.Arch | None, given: tuple[InputSpec, ...
     source = rebuilding.name if file is None else f"{rebuilding.name} of {file.path.name}"
     specs = given or _image_inputs(rebuilding.name, module) or _vector_inputs(module)
     return Program(module, source, "whole", specs, fit, notes=[*choice.notes, *rebuilding.notes])
+
+
+def _outlined(choice: Choice) -> Callable[[Any], Any]:
+    """What is in the state dict has no values; other tensors of a whole model are read."""
+    from convert.arrays import torch_tensor
+
+    held = {id(view) for view in choice.state_dict.tensors.values()}
+    return lambda view: outline(view) if id(view) in held else torch_tensor(view)
 
 
 def _identified(

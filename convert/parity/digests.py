@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convert.parity.criterion import FAILED, PASSED
 from convert.parity.outcome import DIGESTS, Row
 from convert.text import count
+
+if TYPE_CHECKING:
+    from formats.core.tensor import TensorView
 
 
 @dataclass(slots=True)
@@ -54,6 +57,14 @@ def of_bytes(dtype: str, shape: list[int], content: Any) -> str:
     """sha256 of a tensor's dtype (torch's name), shape and row-major little-endian bytes."""
     digest = hashlib.sha256(f"{dtype}{shape}".encode())
     digest.update(content)
+    return digest.hexdigest()
+
+
+def of_view(view: TensorView) -> str:
+    """The same of a tensor that a file holds, read in pieces."""
+    digest = hashlib.sha256(f"{view.dtype.name}{list(view.shape)}".encode())
+    for piece in view.chunks():
+        digest.update(piece)
     return digest.hexdigest()
 
 

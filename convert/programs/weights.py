@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from convert.programs import skeleton
 from convert.signatures.tokens import derived
 from convert.text import count, shown
 from formats.core.errors import Unsupported
@@ -56,11 +57,14 @@ def load(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, what: 
     """Put ``weights`` (less ``prefix``) into ``module``, in their own floating-point type.
 
     ``num_batches_tracked``, relative position indices and their like follow from the configuration: they may be absent on either
-    side. Raises `Unsupported`, listing what differs, where anything else is missing, unexpected or of another shape.
+    side. ``weights`` of the meta device leave the module without values (`convert.programs.skeleton`).
+    Raises `Unsupported`, listing what differs, where anything else is missing, unexpected or of another shape.
     """
     import torch
 
     held = {key.removeprefix(prefix): value for key, value in weights.items()}
+    if any(value.is_meta for value in held.values()):
+        skeleton.emptied(module, held)
     own: dict[str, Any] = dict(module.state_dict(keep_vars=True))
     fit = Fit(prefix)
     for key, value in own.items():

@@ -8,6 +8,7 @@ comes from a fresh instance, built with the arguments that the file's attributes
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from convert.arrays import torch_tensor
@@ -34,8 +35,9 @@ _MISSING = object()
 class Whole:
     """One rebuilding: tensors and modules that are one object in the file are one object again. ``notes`` say what was left out."""
 
-    def __init__(self, classes: Classes) -> None:
+    def __init__(self, classes: Classes, tensor: Callable[[Any], Any] = torch_tensor) -> None:
         self.classes = classes
+        self.tensor = tensor
         self.notes: list[str] = []
         self.name = ""  # of the class, once rebuilt
         self._tensors: dict[int, Any] = {}
@@ -122,7 +124,7 @@ class Whole:
         if not isinstance(value, (TensorView, CompositeTensor)):
             raise Unsupported(f"whole model with a {_name(value)} where a tensor belongs")
         if id(value) not in self._tensors:
-            self._tensors[id(value)] = torch_tensor(value)
+            self._tensors[id(value)] = self.tensor(value)
         return self._tensors[id(value)]
 
     def _value(self, value: Any, depth: int) -> Any:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from convert import onnx_export, onnx_graph
+from convert import onnx_export, onnx_graph, onnx_target
+from convert.job import RunOptions
 from convert.parity import inputs
 from convert.parity.bisect import bisect_onnx
 from convert.parity.ladder import Reference, Settings, check_onnx, diagnose
+from convert.program import Program
+from convert.programs.skeleton import Skeleton, is_fake, unfilled
+from convert.select import choose
+from formats import registry
 from formats.core.checkpoint import Content, StateDict
 from formats.core.dtype import BY_NAME
 from formats.core.errors import LimitExceeded, Unsupported
@@ -176,3 +183,44 @@ def test_onnx_data_types_are_those_of_onnx() -> None:
     for name, number in DATA_TYPES.items():
         theirs = onnx.TensorProto.DataType.Name(number).lower()
         assert {"float": "float32", "double": "float64"}.get(theirs, theirs) == name.replace("float8_", "float8")
+
+
+@contextmanager
+def hollow_of(name: str, path: Path) -> Iterator[tuple[Program, Skeleton]]:
+    """The program of a saved net of ours, built without reading a weight."""
+    torch.save(build(name).state_dict(), path)
+    options = RunOptions(arch=f"{Path(__file__).with_name('parity_models.py')}:{name}", inputs=(SHAPES[name],))
+    with registry.open(path) as checkpoint:
+        yield onnx_target.bare(checkpoint, choose(checkpoint)[0], options)
+
+
+@pytest.mark.parametrize("name", ["Mixed", "Indices"])
+def test_without_weights_the_graph_is_the_same_byte_for_byte(name: str, tmp_path: Path) -> None:
+    with hollow_of(name, tmp_path / "net.pth") as (program, hollow):
+        assert all(is_fake(value) for value in hollow.module.state_dict(keep_vars=True).values())
+        made = onnx_graph.export_weightless(hollow, program.specs)
+    usual = onnx_graph.export(build(name), specs(name))
+    assert made.program == usual.program
+    assert made.weights == usual.weights  # digests: of the file by our reader, of the module by torch
+    assert made.tied == usual.tied
+    assert sorted(made.unused) == sorted(usual.unused)
+
+
+def test_a_program_whose_tied_weights_differ_in_the_file_needs_its_weights(tmp_path: Path) -> None:
+    state = {key: value.clone() for key, value in build("Mixed").state_dict().items()}
+    state["fc2.weight"] += 1
+    torch.save(state, tmp_path / "net.pth")
+    options = RunOptions(arch=f"{Path(__file__).with_name('parity_models.py')}:Mixed", inputs=(SHAPES["Mixed"],))
+    with registry.open(tmp_path / "net.pth") as checkpoint:
+        program, hollow = onnx_target.bare(checkpoint, choose(checkpoint)[0], options)
+        with pytest.raises(Unsupported, match=r"fc2\.weight.*different values"):
+            onnx_graph.export_weightless(hollow, program.specs)
+
+
+def test_modules_built_unfilled_have_ties_buffers_and_no_values() -> None:
+    with unfilled():
+        net = build("Mixed")
+    assert all(parameter.is_meta for parameter in net.parameters())
+    assert net.fc2.weight is net.fc.weight
+    assert not net.bn.running_mean.is_meta
+    assert not any(parameter.is_meta for parameter in build("Mixed").parameters())

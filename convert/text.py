@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LIMIT = 120  # characters; a longer text loses its middle
+MARKS = 4  # combining characters on one letter; more of them grow over the lines above and below
 
 
 def shown(value: Any, limit: int = LIMIT) -> str:
     """``value`` as printable text of at most ``limit`` characters.
 
-    Control, format (bidi, zero width), private, unassigned and surrogate code points are escaped as in a Python literal, and so is
-    the backslash of a text in which anything is escaped.
+    Control, format (bidi, zero width), private, unassigned and surrogate code points are escaped as in a Python literal, and so are
+    combining characters in heaps, and the backslash of a text in which anything is escaped.
     """
     text = value if isinstance(value, str) else str(value)
     if len(text) > 4 * limit:  # a text of megabytes is cut before it is escaped
         text = text[: 2 * limit] + "…" + text[-2 * limit :]
-    if not text.isprintable():
+    if not text.isascii() and any(_heaped(text)):
+        text = "".join(_numbered(ord(c)) if heaped else _escaped(c) for c, heaped in zip(text, _heaped(text), strict=True))
+    elif not text.isprintable():
         text = "".join(_escaped(character) for character in text)
     if len(text) > limit:
         head = (limit - 1) * 2 // 3
@@ -52,6 +58,16 @@ def markdown_code(value: Any, limit: int = LIMIT) -> str:
 _ENTITIES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#x27;"))
 # A full stop and a colon make links of bare addresses (www.…, https:…) and numbered lists.
 _MARKED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {mark: "\\" + mark for mark in "\\`*_{}[]()#+-!|~$^=.:"}
+
+
+def _heaped(text: str) -> Iterator[bool]:
+    """For each character, whether it is a combining one that too many stand before."""
+    from unicodedata import category
+
+    run = 0
+    for character in text:
+        run = run + 1 if category(character)[0] == "M" else 0
+        yield run > MARKS
 
 
 def _escaped(character: str) -> str:

@@ -40,6 +40,12 @@ def test_what_moves_recolours_or_reorders_is_escaped() -> None:
     assert shown("an\\n\n") == "an\\\\n\\n", "an escape and what looks like one are told apart"
 
 
+def test_heaps_of_combining_characters_are_spelled_out() -> None:
+    assert shown("Zürich e\u0301 हिन्दी ภาษาไทย") == "Zürich e\u0301 हिन्दी ภาษาไทย"
+    assert shown("a" + "\u0301" * 6) == "a" + "\u0301" * 4 + "\\u0301" * 2
+    assert shown("\\" + "\u0301" * 5) == "\\\\" + "\u0301" * 4 + "\\u0301"
+
+
 def test_a_long_name_loses_its_middle() -> None:
     said = shown("head" + "x" * 2_000_000 + "tail", 50)
     assert said.startswith("head")

@@ -109,6 +109,7 @@ def everything(zoo: Zoo, out: Path) -> None:
     said(zoo.nested, "--to", "pth", "--select", "\x1b[31m\u202e", "--out-dir", out)
     said(zoo.nested, "--to", "\x1b[31m\u202e")
     said("\x1b[31mno such\u202e", "--to", "pth", "--\x9bno-such-option")
+    said("release", zoo.several, out / "release\x1b[m", "--name", "net", "--license", "\x1b[31m<b>")
     said("migrate", zoo.root, out / "migrated", "--to", "safetensors", "--to", "npz")
     said("migrate", zoo.root, out / "migrated", "--to", "safetensors", "--to", "npz", "--check")
     page = (out / "migrated" / "report.html").read_text(encoding="utf-8")

@@ -91,7 +91,7 @@ def _check(finding: Finding, key: Path | None) -> None:
     folder, wrong = finding.folder, finding.differences
     present = _listing(finding)
     finding.files = len(present)
-    found = {name: digest.sha256(folder / name) for name in present}
+    found = _digests(folder, present)
     _sums(finding, found)
     try:
         manifest = load(folder / names.MANIFEST)
@@ -110,6 +110,17 @@ def _check(finding: Finding, key: Path | None) -> None:
         bad = signing.check(folder, key)
         wrong += [(names.SIGNATURE, what) for what in bad]
         finding.signature = "wrong" if bad else "verified"
+
+
+def _digests(folder: Path, present: set[str]) -> dict[str, str]:
+    """{name: sha256}; a file with two names is read once."""
+    read: dict[tuple[int, int], str] = {}
+    found = {}
+    for name in sorted(present):
+        state = (folder / name).stat()
+        key = (state.st_dev, state.st_ino)
+        found[name] = read[key] = read.get(key) or digest.sha256(folder / name)
+    return found
 
 
 def _listing(finding: Finding) -> set[str]:

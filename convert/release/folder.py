@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from convert.release.names import MANIFEST
-from formats.core.errors import OutputError, SystemIOError
+from convert.release.manifest import load
+from convert.release.names import MANIFEST, OWN
+from formats.core.errors import CheckpointError, OutputError, SystemIOError
 from formats.core.temporary import TEMPORARY_SUFFIX
 
 _EXCHANGE = 2  # Linux's RENAME_EXCHANGE
@@ -52,15 +53,25 @@ def check(target: Path, *, force: bool) -> None:
         raise OutputError("exists already", path=target, hint="--force replaces a release")
     if target.is_symlink() or not target.is_dir():
         raise OutputError("is no folder", path=target)
-    if any(target.iterdir()) and not _is_release(target):
-        raise OutputError(f"is a folder without {MANIFEST}: no release, and never replaced", path=target)
+    if foreign := _foreign(target):
+        raise OutputError(f"holds {foreign}, which is no part of a release, and is not replaced", path=target)
 
 
-def _is_release(folder: Path) -> bool:
-    """A release, or a folder of nothing but releases."""
+def _foreign(folder: Path) -> str | None:
+    """The first thing in ``folder`` that is neither of a release nor, at any depth, a folder of releases; None where all of it is."""
     if (folder / MANIFEST).is_file():
-        return True
-    return all(entry.is_dir() and not entry.is_symlink() and _is_release(entry) for entry in folder.iterdir())
+        try:
+            listed = load(folder / MANIFEST)["files"]
+        except CheckpointError:
+            return MANIFEST
+        known = OWN | {one["name"] for one in listed}
+        return next((path.name for path in sorted(folder.iterdir()) if path.name not in known or path.is_dir()), None)
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or not path.is_dir():
+            return path.name
+        if found := _foreign(path):
+            return f"{path.name}/{found}"
+    return None
 
 
 def _place(made: Path, target: Path, *, force: bool) -> None:

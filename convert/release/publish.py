@@ -22,7 +22,7 @@ from convert.release.settings import Settings
 from convert.report import Output, Result
 from convert.zoo import digest
 from formats import registry
-from formats.core.errors import ParityFailed, SystemIOError
+from formats.core.errors import OutputError, ParityFailed, SystemIOError
 from formats.core.ties import tied
 
 
@@ -47,6 +47,9 @@ def publish(settings: Settings, *, origin: Mapping[str, Any] | None = None) -> l
     """
     settings.check()
     source = settings.source
+    place, origin_place = settings.folder.resolve(), source.resolve()
+    if place == origin_place or place in origin_place.parents or origin_place in place.parents:
+        raise OutputError("holds the source, or lies in it; a source is never changed", path=settings.folder)
     try:
         files = source_files(source)
         with whole(settings.folder, force=settings.force) as folder:
@@ -199,10 +202,10 @@ def _finish(settings: Settings, release: Release) -> None:
         texts[names.CONFIG] = described
     for name, text in texts.items():
         (folder / name).write_bytes(text)
-    (folder / names.SUMS).write_bytes(sums(folder))
+    known = {one[name]: one["sha256"] for one in manifest["files"] for name in ("name", "also") if name in one}
+    (folder / names.SUMS).write_bytes(sums(known | {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}))
 
 
-def sums(folder: Path) -> bytes:
-    """``SHA256SUMS`` of every file there is, as ``sha256sum`` writes and checks it."""
-    listed = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in (names.SUMS, names.SIGNATURE))
-    return "".join(f"{digest.sha256(folder / name)}  {name}\n" for name in listed).encode()
+def sums(digests: Mapping[str, str]) -> bytes:
+    """``SHA256SUMS`` of {name: sha256}, as ``sha256sum`` writes and checks it."""
+    return "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(digests.items())).encode()

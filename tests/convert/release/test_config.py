@@ -75,6 +75,15 @@ def test_an_architecture_that_is_not_sure_is_named_by_the_publisher(tmp_path: Pa
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in made.state_dict().items())
 
 
+def test_a_model_of_torchvision_is_said_to_be_one() -> None:
+    from convert.release.config import config
+
+    known = {"name": "torchvision:alexnet", "library": "torchvision", "model": "alexnet", "basis": "only", "classes": 7}
+    said = json.loads(config({"architecture": known}) or b"")
+    assert said == {"architecture": "alexnet", "num_classes": 7, "library_name": "torchvision"}
+    assert config({}) is None
+
+
 def test_an_architecture_that_does_not_fit_is_refused(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from convert.__main__ import main
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from convert.__main__ import main
 from tests import command
-from tests.convert.release.folders import contents
+from tests.convert.release.folders import contents, make
 
 OPTIONS = ("--to", "safetensors", "--to", "pth", "--to", "pth.tar", "--license", "MIT")
 
@@ -44,18 +45,20 @@ def test_the_source_name_and_the_machine_leave_no_trace(saved: Path, tmp_path: P
     assert {"README.md", "SHA256SUMS", "bom.cdx.json", "manifest.json", "model.safetensors"} < first.keys()
 
 
-def test_a_time_is_told_only_where_one_is_given(saved: Path, tmp_path: Path) -> None:
-    plain = _release(saved, tmp_path / "a")
-    dated = _release(saved, tmp_path / "b", SOURCE_DATE_EPOCH="1700000000")
-    assert b'"timestamp": "2023-11-14T22:13:20Z"' in dated["bom.cdx.json"]
+def test_a_time_is_told_only_where_one_is_given(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = contents(make(saved, tmp_path / "a"))
+    day = contents(make(saved, tmp_path / "b", "--date", "2023-11-14"))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    epoch = contents(make(saved, tmp_path / "c"))
+    assert b'"timestamp": "2023-11-14T00:00:00Z"' in day["bom.cdx.json"]
+    assert b'"timestamp": "2023-11-14T22:13:20Z"' in epoch["bom.cdx.json"]
     assert b"timestamp" not in plain["bom.cdx.json"]
     weights = [name for name in plain if name.startswith("model")]
-    assert all(plain[name] == dated[name] for name in weights)
+    assert all(plain[name] == day[name] == epoch[name] for name in weights)
 
 
 @pytest.mark.parametrize("day", ["2026-13-01", "yesterday", ""])
-def test_no_time(day: str, saved: Path, tmp_path: Path) -> None:
-    done = command.run("release", saved, tmp_path / "a", "--to", "pth", "--date", day)
-    assert done.returncode == 2, done.stderr
-    assert "is no time" in done.stderr
+def test_no_time(day: str, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["release", str(saved), str(tmp_path / "a"), "--to", "pth", "--date", day]) == 2
+    assert "is no time" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()

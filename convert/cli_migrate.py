@@ -55,6 +55,9 @@ def migrate(
         list[str] | None,
         typer.Option("--to", metavar="TARGET", help="Format to write; may be given again.", autocompletion=_targets),
     ] = None,
+    journal: Annotated[
+        str | None, typer.Option("--journal", metavar="FOLDER", help="Of the journal and the report, where DST is a URL.")
+    ] = None,
     listed: Annotated[
         str | None, typer.Option("--list", metavar="FILE", help="Only what FILE lists, a path a line, relative to SRC.")
     ] = None,
@@ -128,7 +131,7 @@ def migrate(
     if given := {name: value for name, value in run.items() if value}:
         options["run"] = given
     settings = Settings(
-        source=source, destination=destination, targets=tuple(dict.fromkeys(to or ())), jobs=jobs, listed=listed,
+        source=source, destination=destination, targets=tuple(dict.fromkeys(to or ())), jobs=jobs, journal=journal, listed=listed,
         include=tuple(include or ()), exclude=tuple(exclude or ()), force=force, check=check, dry_run=dry_run, identify=identify,
         digest=digest, retries=retries, timeout=timeout, memory=_size("memory", memory), engine=engine, ray_address=ray_address,
         options=options,

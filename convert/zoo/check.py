@@ -23,13 +23,13 @@ DAMAGED = "damaged"
 
 def check(settings: Settings, watch: Watch) -> dict[str, Any]:
     """The document of a check: rows are ``unchanged``, or ``failed`` with kind ``damaged`` or ``unfinished``."""
-    store = store_of(settings.destination)
-    if not Path(store.root, OWN, NAME).exists():
+    store = store_of(settings.destination, settings.journal)
+    if not Path(store.home, OWN, NAME).exists():
         raise UsageError("holds no journal: nothing was migrated into it", path=settings.destination)
     started, began = time.monotonic(), now()
     store.make()
     try:
-        with lock(store.root), opened(store) as journal:
+        with lock(store.home), opened(store) as journal:
             found = _check(settings, watch, journal, store.root)
     finally:
         store.close()

@@ -19,7 +19,7 @@ _CLONE = 0x40049409  # Linux's FICLONE: both files share their blocks until one 
 def of_twin(task: dict[str, Any], target: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a copy; None where there is nothing to copy, or where it cannot be done and a conversion has to."""
     twin = task.get("twin")
-    if twin is None or task["verb"] != "convert" or target["to"] not in twin["outputs"]:
+    if twin is None or "://" in task["folder"] or task["verb"] != "convert" or target["to"] not in twin["outputs"]:
         return None
     started = time.perf_counter()
     outputs = twin["outputs"][target["to"]]

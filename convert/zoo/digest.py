@@ -53,7 +53,7 @@ def of_listing(parts: Iterable[tuple[str, int, int]]) -> str:
 
 def crc32(path: Path | str) -> str:
     """``crc32:…`` of all bytes."""
-    file = SourceFile(path)
+    file = opened(located(path))
     try:
         crc, count = 0, crc32_for(file.size)
         for piece in file.pieces(0, file.size):
@@ -65,7 +65,7 @@ def crc32(path: Path | str) -> str:
 
 def sha256(path: Path | str) -> str:
     """The hexadecimal digest of all bytes."""
-    file = SourceFile(path)
+    file = opened(located(path))
     try:
         return _sha256(file)
     finally:
@@ -79,7 +79,7 @@ def matches(path: Path | str, recorded: str) -> bool:
 
 def same_bytes(first: Path | str, second: Path | str) -> bool:
     """Whether two files are equal, byte for byte."""
-    one, other = SourceFile(first), SourceFile(second)
+    one, other = opened(located(first)), opened(located(second))
     try:
         if one.size != other.size:
             return False

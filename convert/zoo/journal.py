@@ -48,11 +48,12 @@ CLAIMED = "claimed"  # its outputs are ours to replace: it was to be converted, 
 
 
 class Journal:
-    """The journal in ``destination``. `sources` and `conversions` hold what it knew when it was opened, by name and by target."""
+    """The journal of ``destination``, in ``home`` where that is another folder. `sources` and `conversions` hold what it knew when it was
+    opened, by name and by target."""
 
-    def __init__(self, destination: str, *, write: bool = True) -> None:
+    def __init__(self, destination: str, *, home: str | None = None, write: bool = True) -> None:
         self.destination = destination
-        self.folder = Path(destination) / OWN
+        self.folder = Path(home or destination) / OWN
         self.path = self.folder / NAME
         self.sources: dict[str, dict[str, Any]] = {}
         self.conversions: dict[str, dict[str, dict[str, Any]]] = {}
@@ -120,7 +121,9 @@ class Journal:
                 for line in (self.folder / name).read_bytes().splitlines():
                     try:
                         noted = json.loads(line)
-                        if all(digest.matches(Path(self.destination, one["path"]), one["digest"]) for one in _files(noted)):
+                        if all(
+                            digest.matches(os.path.join(self.destination, one["path"]), one["digest"]) for one in _files(noted)
+                        ):
                             found.append(noted)
                     except Exception:  # the line or an output is not whole: it is done again
                         continue

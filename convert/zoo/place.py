@@ -44,6 +44,15 @@ class Store(Protocol):
     """A destination: what a driver asks of it. Names are places below its root, with "/"."""
 
     root: str
+    home: str  # the local folder of its journal, its lock and its report: the root itself where that is local
+
+    def make(self) -> None:
+        """Make what has to be there before the first output."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is asked."""
+        ...
 
     def state(self, name: str) -> tuple[int, int] | None:
         """(size in bytes, modification time in ns) of a finished file; None where there is none."""

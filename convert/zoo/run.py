@@ -14,7 +14,7 @@ from convert.zoo import rows
 from convert.zoo.document import document
 from convert.zoo.engine import Engine, engine_of
 from convert.zoo.journal import Journal, lock
-from convert.zoo.place import Tree
+from convert.zoo.place import Store, Tree
 from convert.zoo.plan import Plan, plan
 from convert.zoo.record import Recorder, noted
 from convert.zoo.reports import write
@@ -23,7 +23,6 @@ from convert.zoo.sources import tree_of
 from convert.zoo.store import LocalStore
 from formats import registry
 from formats.core.errors import UsageError
-from formats.core.files import located
 
 TOOL = f"ckpt-convert {__version__}"
 WAIT = 0.25  # seconds that the driver waits for an outcome before it looks at the clock
@@ -49,13 +48,15 @@ class Watch(Protocol):
         ...
 
 
-def store_of(destination: str) -> LocalStore:
-    """The store that ``destination`` means."""
-    if hasattr(located(destination), "open_source"):
-        raise UsageError(
-            f"{destination}: a migration keeps its journal beside its outputs, on a file system",
-            hint="migrate into a folder and copy it up, or convert SOURCE… --out-dir URL",
-        )
+def store_of(destination: str, journal: str | None = None) -> Store:
+    """The store that ``destination`` means; ``journal`` is the folder of its journal where that is not the destination."""
+    if "://" in destination:
+        from convert.zoo.remote_store import RemoteStore
+        from formats.core.remote import remote
+
+        return RemoteStore(remote(destination), journal)
+    if journal is not None:
+        raise UsageError("--journal is for a remote destination: a local one has its journal in it")
     return LocalStore(destination)
 
 
@@ -67,22 +68,22 @@ def migrate(settings: Settings, watch: Watch) -> dict[str, Any]:
         from convert.zoo.check import check
 
         return check(settings, watch)
-    store = store_of(settings.destination)
+    store = store_of(settings.destination, settings.journal)
     tree = tree_of(settings.source, settings.listed, settings.destination)
     if settings.dry_run:
-        return Migration(settings, watch, tree, store, Journal(store.root, write=False)).run()
+        return Migration(settings, watch, tree, store, Journal(store.root, home=store.home, write=False)).run()
     store.make()
     try:
-        with lock(store.root), opened(store) as journal:
+        with lock(store.home), opened(store) as journal:
             return Migration(settings, watch, tree, store, journal).run()
     finally:
         store.close()
 
 
 @contextmanager
-def opened(store: LocalStore) -> Iterator[Journal]:
+def opened(store: Store) -> Iterator[Journal]:
     """The journal, with everything that a killed run has left taken in and its half-written files removed."""
-    journal = Journal(store.root)
+    journal = Journal(store.root, home=store.home)
     try:
         if not journal.clean:
             store.sweep()
@@ -102,7 +103,7 @@ def opened(store: LocalStore) -> Iterator[Journal]:
 class Migration:
     """One run."""
 
-    def __init__(self, settings: Settings, watch: Watch, tree: Tree, store: LocalStore, journal: Journal) -> None:
+    def __init__(self, settings: Settings, watch: Watch, tree: Tree, store: Store, journal: Journal) -> None:
         self.settings = settings
         self.watch = watch
         self.store = store
@@ -122,11 +123,14 @@ class Migration:
         made = plan(entries, self.root, self.journal, self.store, self.settings)
         self.errors |= made.refused
         self.ignored |= made.ignored
-        space = {"needed": made.needed, "free": self.store.free() or 0}
+        free = self.store.free()
+        space = (
+            {"needed": made.needed} if free is None and "://" in self.store.root else {"needed": made.needed, "free": free or 0}
+        )
         tasks = made.all_tasks
         if not self.settings.dry_run:
             self._prepare(made, tasks)
-            if space["free"] < space["needed"]:
+            if space.get("free", made.needed) < made.needed:
                 self.watch.say(f"note: the outputs may need {space['needed']} bytes, {space['free']} are free")
         self.watch.begin(len(tasks), sum(task["size"] for task in tasks))
         for name in made.refused:
@@ -143,7 +147,7 @@ class Migration:
         )  # fmt: skip
         if not self.settings.dry_run:
             self.journal.end(now())
-            write(finished, self.store.root)
+            write(finished, self.store.home)
         return finished
 
     def _prepare(self, made: Plan, tasks: list[dict[str, Any]]) -> None:

@@ -24,6 +24,7 @@ class Settings:
     destination: str
     targets: tuple[str, ...]
     jobs: int = 2
+    journal: str | None = None  # the folder of the journal, of a remote destination
     listed: str | None = None  # a file that lists what of the source is meant
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ class LocalStore:
     """The folder ``root``; it need not be there yet (`make`)."""
 
     def __init__(self, root: Path | str) -> None:
-        self.root = os.fspath(root)
+        self.root = self.home = os.fspath(root)
         self._fd = -1
 
     def make(self) -> None:

@@ -167,7 +167,7 @@ def summary(document: dict[str, Any]) -> list[str]:
         space = document["space"]
         lines.append(
             f"{totals['planned']:,} to convert, {totals['unchanged']:,} unchanged, {totals['failed']:,} cannot be converted; about "
-            f"{size(space['needed'])} needed, {size(space['free'])} free"
+            f"{size(space['needed'])} needed" + (f", {size(space['free'])} free" if "free" in space else "")
         )
         return lines
     parts = [f"{totals[status]:,} {status}" for status in ("done", "copied", "unchanged", "failed") if totals[status]]

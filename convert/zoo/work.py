@@ -99,7 +99,7 @@ def _converted(task: dict[str, Any], target: dict[str, Any], outcome: dict[str, 
 
 
 def _run(task: dict[str, Any], target: dict[str, Any]) -> Result:
-    folder, to = Path(task["folder"]), target["to"]
+    folder, to = located(task["folder"]), target["to"]
     job = Job(
         (task["source"],), to,
         output=None if task["plain"] else str(folder / f"{task['stem']}.{to}"), out_dir=str(folder) if task["plain"] else None,
@@ -182,7 +182,7 @@ def _identify(task: dict[str, Any], outcome: dict[str, Any]) -> None:
 
 def _checked(one: dict[str, Any]) -> dict[str, Any]:
     """What is wrong with a finished file; nothing where it is as it was written."""
-    path = Path(one["path"])
+    path = located(one["path"])
     try:
         state = path.lstat()
         if state.st_size != one["bytes"]:

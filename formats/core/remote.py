@@ -59,12 +59,15 @@ def remote(text: str) -> RemotePath:
 class RemotePath(PosixPath):
     """A URL as a path. ``str`` is the URL without password and query; `url` is all of it.
 
-    What is asked of the place (`stat`, `is_file`, `exists` …) is asked once and remembered by this one object.
+    What is asked of the place (`stat`, `is_file`, `exists` …) is asked once and remembered by this one object, until this process
+    writes something.
     """
 
     query = ""
     userinfo = ""
+    writes = 0  # how often this process has changed anything at a remote place: what was asked before is forgotten
     _told: dict[str, Any] | None
+    _asked: int
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -112,8 +115,8 @@ class RemotePath(PosixPath):
 
     def info(self) -> dict[str, Any] | None:
         """What the place says of itself (``size``, ``type``, ``ETag`` …); None where there is nothing."""
-        if not hasattr(self, "_told"):
-            self._told = self.fresh()
+        if getattr(self, "_asked", -1) != RemotePath.writes:
+            self._told, self._asked = self.fresh(), RemotePath.writes
         return self._told
 
     def fresh(self) -> dict[str, Any] | None:
@@ -192,9 +195,8 @@ class RemotePath(PosixPath):
             last = str(entry["name"]).rstrip("/").rpartition("/")[2]
             if last and str(entry["name"]).rstrip("/") != name.rstrip("/"):
                 child = self / last
-                child._told = dict(entry) if entry.get("type") == "directory" else None
-                if child._told is None:
-                    del child._told  # a listing has no ETag of every server
+                if entry.get("type") == "directory":  # of a file the listing may lack what the server knows
+                    child._told, child._asked = dict(entry), RemotePath.writes
                 yield child
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
@@ -202,6 +204,7 @@ class RemotePath(PosixPath):
 
     def unlink(self, missing_ok: bool = False) -> None:
         fs, name = self.place()
+        RemotePath.writes += 1
         try:
             fs.rm_file(name)
         except FileNotFoundError:

@@ -278,6 +278,7 @@ class Upload:
 
     def commit(self) -> None:
         """Give it its name."""
+        RemotePath.writes += 1
         try:
             self._file.commit()
         except Exception as error:

@@ -327,6 +327,49 @@ def test_a_tree_is_migrated(s3: servers.Relay, tree: Path, tmp_path: Path) -> No
     )  # sizes, times and ETags of the listing say enough
 
 
+def test_a_tree_is_migrated_to_a_bucket(s3: servers.Relay, tree: Path, tmp_path: Path) -> None:
+    zoo, made = tmp_path / "zoo", tree / "models" / "up-zoo"
+    (zoo / "deep").mkdir(parents=True)
+    torch.save(SMALL, zoo / "a.pth")
+    torch.save(SMALL, zoo / "copy.pth")
+    torch.save({"state_dict": TENSORS, "epoch": 3}, zoo / "deep" / "b.pth.tar")
+    arguments = (
+        "migrate",
+        zoo,
+        "s3://models/up-zoo",
+        "--to",
+        "safetensors",
+        "--to",
+        "pth",
+        "--journal",
+        tmp_path / "journal",
+        "--json",
+    )
+    done = command.run(*arguments, **s3.environment())
+    assert done.returncode == 0, done.stderr
+    assert {row["status"] for row in json.loads(done.stdout)["rows"]} == {"done"}
+    assert same(made / "a.safetensors", SMALL)
+    assert same(made / "deep" / "b.safetensors", TENSORS)
+    assert same(made / "deep" / "b.pth", TENSORS)
+    assert sorted(path.name for path in made.iterdir()) == ["a.pth", "a.safetensors", "copy.pth", "copy.safetensors", "deep"]
+    assert (tmp_path / "journal" / "report.html").exists()
+    done = command.run(*arguments, **s3.environment())
+    assert {row["status"] for row in json.loads(done.stdout)["rows"]} == {"unchanged"}
+    done = command.run(*arguments, "--check", **s3.environment())
+    assert done.returncode == 0, done.stdout
+    call(
+        "s3://models/nets/small.pth",
+        "--to",
+        "safetensors",
+        "-o",
+        "s3://models/up-zoo/deep/b.safetensors",
+        "--force",
+        **s3.environment(),
+    )
+    done = command.run(*arguments, "--check", **s3.environment())
+    assert done.returncode == 70
+
+
 # -- https ---------------------------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def web(tree: Path) -> Iterator[Any]:

@@ -124,3 +124,30 @@ def test_the_bom_of_a_release_is_one_too(gan: Path, tmp_path: Path) -> None:
         assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
         listed = {one["name"]: one["hashes"][0]["content"] for one in json.loads(text)["components"]}
         assert listed == {one["name"]: one["sha256"] for one in manifest(folder / name)["files"]}
+
+
+def test_a_file_full_of_odd_names_is_released_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Keys and notes of a stranger's file: in the manifest as they are, in the card escaped, the same when looked at again."""
+    import torch
+
+    from tests.convert.release.folders import check
+
+    odd = ["a\nb", "\u202egnp.exe", "|x|`y`<img src=x>", "---", "\ud800" * 2, "tensor.é", " ", "x" * 5000]
+    shared = torch.ones(2)
+    tree = {
+        "state_dict": {f"w{key}": shared for key in odd},
+        EVIL.replace("\ud800", ""): 3,
+        "note\n---\n": EVIL.replace("\ud800", ""),
+    }
+    torch.save(tree, tmp_path / "odd.pth")
+    folder = make(
+        tmp_path / "odd.pth", tmp_path / "out", "--select", "state_dict", "--license", "a\n---\nlicense: mit", to=("pth",)
+    )
+    capsys.readouterr()
+    assert {row["name"] for row in manifest(folder)["tensors"]} == {f"w{key}" for key in odd}
+    text = (folder / "README.md").read_text()
+    assert text.count("\n---\n") == 1
+    assert text.isascii() or all(character.isprintable() or character == "\n" for character in text)
+    assert "<img" not in text
+    assert "<script" not in text
+    assert check(capsys, folder) == (0, {})

@@ -23,7 +23,7 @@ from formats.core.files import SourceFile, located, opened
 
 WHOLE = 1 << 20  # bytes of a source that are always digested in full
 PIECES = 16
-PIECE = 64 << 10
+PIECE = 8 << 10
 MODES = ("fast", "sha256")
 
 

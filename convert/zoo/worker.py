@@ -14,6 +14,8 @@ import sys
 from contextlib import suppress
 
 PR_SET_PDEATHSIG = 1
+COLLECT = 100  # tasks between two collections of garbage
+LONG = 1.0  # seconds: after such a task, too; it may have built a model
 
 
 def main(memory: int, parent: int, alone: bool) -> int:
@@ -29,12 +31,16 @@ def main(memory: int, parent: int, alone: bool) -> int:
 
     readback.THREADS = alone
     gc.freeze()
+    gc.disable()  # describing tensors makes many objects and no cycles
     try:
         with signals(), os.fdopen(os.dup(0), "rb") as tasks:
-            for line in tasks:
-                told = json.dumps(perform(json.loads(line)), separators=(",", ":")).encode() + b"\n"
+            for number, line in enumerate(tasks, 1):
+                outcome = perform(json.loads(line))
+                told = json.dumps(outcome, separators=(",", ":")).encode() + b"\n"
                 while told:
                     told = told[os.write(telling, told) :]
+                if number % COLLECT == 0 or outcome["seconds"] > LONG:
+                    gc.collect()
     except Ended as ended:  # the temporaries are gone by now
         return 128 + ended.number
     return 0

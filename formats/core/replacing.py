@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from formats.core.errors import SystemIOError
@@ -87,27 +88,30 @@ def flush_folder(folder: Path) -> None:
         return
     try:
         fd = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-    except OSError:
+    except PermissionError:  # it takes files and shows none
         return
+    except OSError as error:
+        raise SystemIOError(f"cannot be flushed: {error.strerror}", path=folder) from error
     try:
         os.fsync(fd)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP):
             raise SystemIOError(f"cannot be flushed: {error.strerror}", path=folder) from error
     finally:
-        os.close(fd)
+        with suppress(OSError):
+            os.close(fd)
 
 
 def remove_all(temporaries: Iterable[Temporary]) -> None:
-    """Take all of them away, whatever goes wrong with one; then raise what did."""
+    """Take all of them away; then raise the signal that came meanwhile. That one could not be taken away is no error of the output,
+    which has its name by now, or has failed for a reason of its own: the next run on that target tries again."""
     failure: BaseException | None = None
     for temporary in temporaries:
         for _ in range(2):
             try:
                 temporary.remove()
                 break
-            except OSError as error:
-                failure = failure or error
+            except OSError:
                 break
             except BaseException as error:  # a signal: once more from where it came
                 failure = error

@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import stat
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from formats.core.errors import OutputError, ParityFailed
 
 TEMPORARY_SUFFIX = ".ckpt-tmp"  # of the hidden files that a killed run leaves behind
 _COMMON = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_FOLDER_SUFFIX = f".d{TEMPORARY_SUFFIX}"
 _TRIES = 8  # to make a file whose name is taken, released or taken away at the same moment
 
 
@@ -111,10 +114,32 @@ class Temporary:
             unlink(self.path)
         if self._lock >= 0:
             lock, self._lock = self._lock, -1
-            os.close(lock)
+            with suppress(OSError):  # what was written has been flushed and closed before
+                os.close(lock)
         if self._tried and not self._ours:  # interrupted while it was made: ours only if nobody holds it
             remove_left(self.path, self.target, quiet=True)
         self._tried = self._ours = False
+
+
+@contextmanager
+def hidden_folder(target: Path) -> Iterator[Path]:
+    """An empty hidden folder beside ``target``, gone at the end. One that a dead run has left is taken away; a living run's raises
+    `OutputError`, and so does a living run that writes ``target`` itself."""
+    import shutil
+
+    guard = Temporary(target)
+    try:
+        guard.create(None)
+        folder = guard.path.with_name(guard.path.name.removesuffix(TEMPORARY_SUFFIX) + _FOLDER_SUFFIX)
+        shutil.rmtree(folder, ignore_errors=True)  # of a dead run: a living one would hold the guard
+        try:
+            folder.mkdir(mode=0o700)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        with suppress(OSError):
+            guard.remove()
 
 
 def _unknown(target: Path) -> Path:

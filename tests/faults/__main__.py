@@ -69,7 +69,7 @@ def try_path(path: WritePath, root: Path, sample: int | None, seed: int = 0) -> 
             tally.counts[kind] += 1
             tally.codes[code] += 1
             wrong = oracle.judge(base, folder, fault, code, said, forced=forced)
-            if not oracle.settled(base, folder, forced=forced):
+            if path.resumes or not oracle.settled(base, folder, forced=forced):
                 wrong += next_run(path, base, folder)
             if wrong:
                 tally.wrong.append(f"{fault.call} {fault.kind} ({fault.about}, {'--force' if forced else 'new'}): {'; '.join(wrong)}"
@@ -79,7 +79,7 @@ def try_path(path: WritePath, root: Path, sample: int | None, seed: int = 0) -> 
 
 def next_run(path: WritePath, base: Reference, folder: Path) -> list[str]:
     """What is wrong with the run that follows: it has to succeed, and leave nothing of the one that was cut short."""
-    force = any(name in snapshot(folder) for name in base.new)
+    force = any(name in snapshot(folder) for name in base.new) and not path.resumes
     if force and not path.force:
         return []  # it writes under other names then
     done = subprocess.run(
@@ -88,7 +88,7 @@ def next_run(path: WritePath, base: Reference, folder: Path) -> list[str]:
     )  # fmt: skip
     if done.returncode != path.code:
         return [f"the next run exits with {done.returncode}: {done.stderr.strip()[:200]}"]
-    now = snapshot(folder)
+    now = base.of(snapshot(folder))
     if now != {**base.inputs, **base.new}:
         return [f"after the next run there is {sorted(set(now) ^ {*base.inputs, *base.new}) or 'other content'}"]
     return []

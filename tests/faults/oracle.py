@@ -47,8 +47,11 @@ def allowed(fault: Fault) -> set[int]:
 
 def left(reference: Reference, folder: Path, killed: bool, code: int, *, unlink: bool = False, forced: bool) -> list[str]:
     """What is wrong with the files."""
-    now = snapshot(folder)
+    now = reference.of(snapshot(folder))
     before = {**reference.inputs, **(reference.old if forced else {})}
+    known = {name: data for name, data in now.items() if not (killed or unlink) or TEMPORARY not in name}
+    if known == {**reference.inputs, **reference.new} or (known == before and code != 0):
+        return []
     wrong: list[str] = []
     states: dict[str, str] = {}
     for name, data in reference.inputs.items():
@@ -80,5 +83,5 @@ def left(reference: Reference, folder: Path, killed: bool, code: int, *, unlink:
 
 def settled(reference: Reference, folder: Path, *, forced: bool) -> bool:
     """Whether the folder is just as before, or just as a run without a fault leaves it."""
-    now = snapshot(folder)
+    now = reference.of(snapshot(folder))
     return now in ({**reference.inputs, **(reference.old if forced else {})}, {**reference.inputs, **reference.new})

@@ -27,6 +27,8 @@ class WritePath:
     arguments: tuple[str, ...]
     force: bool = True  # whether there is a --force, or else the command replaces nothing
     entry: str = ""  # of several files the one that names the others
+    resumes: bool = False  # the next run is the same command, and goes on
+    own: tuple[str, ...] = ()  # beginnings of names whose content depends on times and tries: whole is what the next run can read
     slow: bool = False  # runs a model, takes seconds: a sample of faults is enough
     seeds: tuple[int, int] = (1, 2)
     code: int = 0
@@ -42,7 +44,12 @@ class Reference:
     inputs: dict[str, bytes]
     new: dict[str, bytes]
     old: dict[str, bytes] = field(default_factory=dict)
-    entry: str = ""  # of several files the one that names the others
+    entry: str = ""
+    own: tuple[str, ...] = ()
+
+    def of(self, found: dict[str, bytes]) -> dict[str, bytes]:
+        """``found`` less what is the command's own."""
+        return {name: data for name, data in found.items() if not name.startswith(self.own or ("/",))}
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -82,10 +89,10 @@ def reference(path: WritePath, folder: Path) -> Reference:
         assert done.returncode == path.code, f"{path.name}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         after = snapshot(folder)
         assert {name: after.get(name) for name in before} == before, f"{path.name}: a source was changed"
-        made.append((before, {name: data for name, data in after.items() if name not in before}))
+        made.append((before, {n: data for n, data in after.items() if n not in before and not n.startswith(path.own or ("/",))}))
     (_, old), (inputs, new) = made
     assert new, f"{path.name}: nothing was written"
-    return Reference(inputs, new, old if path.force else {}, path.entry)
+    return Reference(inputs, new, old if path.force else {}, path.entry, path.own)
 
 
 def _torch() -> Any:
@@ -155,6 +162,12 @@ def _to_compare(folder: Path, seed: int) -> None:
     shutil.copyfile(folder / "in.pt", folder / "out.pth")
 
 
+def _tree(folder: Path, seed: int) -> None:
+    for number, name in enumerate(("one.pt", "deep/two.pt", "deep/copy.pt")):
+        (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "tree" / name).write_bytes(_saved(seed + 10 * min(number, 1), "plain"))
+
+
 _RUN = ("--arch", "tests.faults.net:Net", "--input", "2x4")
 
 PATHS: tuple[WritePath, ...] = (
@@ -183,7 +196,12 @@ PATHS: tuple[WritePath, ...] = (
     ),
     WritePath("onnx", _program, _convert("onnx", *_RUN), slow=True),
     WritePath("run before the rename", _program, _convert("safetensors", "--verify", "run", *_RUN), slow=True),
-)
+    WritePath(
+        "migrate", _tree, ("migrate", "{}/tree", "{}/out", "--to", "safetensors", "--jobs", "1"), force=False, slow=True,
+        resumes=True, own=("out/.ckpt-convert", "out/report."),
+    ),
+    WritePath("release", _source("training"), ("release", "{}/in.pt", "{}/out", "--to", "safetensors", "--name", "model"), slow=True),
+)  # fmt: skip
 
 
 def by_name(name: str) -> WritePath:

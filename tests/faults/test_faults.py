@@ -15,6 +15,7 @@ import pytest
 from convert.__main__ import main
 from tests.command import argv
 from tests.faults import __main__ as harness
+from tests.faults import chaos
 from tests.faults.oracle import Fault, judge
 from tests.faults.paths import PATHS, WritePath, reference, restore
 from tests.parts import needs
@@ -98,3 +99,11 @@ def test_a_sample_by_strace(path: WritePath, tmp_path: Path) -> None:
     tally = harness.try_path(path, tmp_path, SAMPLE)
     assert not tally.wrong, "\n".join(tally.wrong)
     assert tally.total >= SAMPLE
+
+
+def test_the_harness_of_somebody_else(tmp_path: Path) -> None:
+    needs("chaos")
+    found = [trial for trial in chaos.trials(tmp_path) if trial.name == "sharded safetensors"]
+    verdicts, code, said = chaos.run(found[0], tmp_path / "work", 6)
+    assert code == 0, said
+    assert set(verdicts) == {"PASS"}, said

@@ -128,5 +128,7 @@ def run(command: list[str], folder: Path, fault: Fault, log: Path, timeout: floa
         stdin=subprocess.DEVNULL,
     )
     told = log.read_text(errors="replace")
+    said = done.stderr.decode("utf-8", "replace")
     hit = f"--- {fault.kind} " in told or "+++ killed by" in told if fault.kind in SIGNALS else "(INJECTED)" in told
-    return done.returncode, done.stderr.decode("utf-8", "replace"), hit
+    # In a process of another program text the same number is another call: of the loader, before there is a program.
+    return done.returncode, said, hit and "error while loading shared libraries" not in said

@@ -40,7 +40,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="powercuts-", dir=memory()) as scratch:
         writers: list[tuple[Writer, bool]] = []
         for path in PATHS:
-            if not path.slow and (given.only is None or any(part in path.name for part in given.only)):
+            if "--arch" not in path.arguments and (given.only is None or any(part in path.name for part in given.only)):
                 ways = (False, True) if path.force else (False,)
                 writers += [(ours(path, Path(scratch) / path.name.replace(" ", "-"), forced=forced), False) for forced in ways]
         if given.only is None or any("control" in part for part in given.only):

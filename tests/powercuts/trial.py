@@ -59,7 +59,7 @@ def ours(path: WritePath, root: Path, *, forced: bool) -> Writer:
 
     base = reference(path, root / "reference")
     name = f"{path.name}, {'over old files' if forced else 'new files'}"
-    return Writer(name, base, lambda folder: run(folder, forced), lambda folder: run(folder, True), forced)
+    return Writer(name, base, lambda folder: run(folder, forced), lambda folder: run(folder, not path.resumes), forced)
 
 
 def try_writer(writer: Writer, root: Path, *, after: float = 8.5, most: int | None = None, busy: bool = False) -> Outcome:
@@ -103,5 +103,5 @@ def next_run(writer: Writer, folder: Path) -> list[str]:
     code = writer.again(folder)
     if code:
         return [f"the next run exits with {code}"]
-    now = snapshot(folder)
+    now = writer.reference.of(snapshot(folder))
     return [] if now == {**writer.reference.inputs, **writer.reference.new} else [f"after the next run there is {sorted(now)}"]

@@ -454,6 +454,28 @@ def test_each_system_call_fails_once(source: SourceFile, out: Path, call: str, c
     pytest.fail(f"{call} was used 200 times")
 
 
+@pytest.mark.parametrize("call", ["close", "unlink"])
+def test_what_fails_when_all_is_done_is_no_failure(
+    source: SourceFile, out: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The output has its name, durably. Whoever tried again would be told that it exists already."""
+    planned, wanted = layout([FileSpan(source, 100, 50)])
+    real, flush = getattr(os, call), os.fsync
+    flushed: list[int] = []
+
+    def fail(what: Any) -> None:
+        if len(flushed) == 2:  # the file and its folder
+            if call == "close":
+                real(what)
+            raise OSError(errno.EIO, "broken")
+        real(what)
+
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(fd) or flush(fd))
+    monkeypatch.setattr(os, call, fail)
+    write_layouts([planned], out)
+    assert out.read_bytes() == wanted
+
+
 def test_short_writes_and_reads(source: SourceFile, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planned, wanted = layout([FileSpan(source, 100, 3 << 20), FileSpan(source, 0, 50)])
     write, read = os.pwrite, os.preadv

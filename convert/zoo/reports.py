@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from convert.zoo.page import page
-from formats.core.errors import SystemIOError
-from formats.core.temporary import TEMPORARY_SUFFIX, unlink
+from formats.core.output import write_bytes
 
 
 def write(document: dict[str, Any], folder: str) -> None:
-    """Write both; they need not be durable, since the journal could make them again."""
+    """Write both."""
     _replace(Path(folder, "report.json"), spelled(document))
     _replace(Path(folder, "report.html"), page(document))
 
@@ -38,10 +36,4 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{os.urandom(8).hex()}{TEMPORARY_SUFFIX}")  # swept away if we are killed here
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(temporary, path)
-    except OSError as error:
-        unlink(temporary)
-        raise SystemIOError(f"cannot be written: {error.strerror}", path=path) from error
+    write_bytes(text.encode("utf-8", "backslashreplace"), path, force=True)

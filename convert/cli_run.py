@@ -51,7 +51,12 @@ Simplify = Annotated[
     bool, typer.Option("--simplify/--no-simplify", help="ONNX: fold constants of the graph; weights stay as they are.")
 ]
 External = Annotated[
-    int | None, typer.Option("--external-data", metavar="MB", min=0, help="ONNX: weights above this size go into a file beside.")
+    str | None,
+    typer.Option(
+        "--external-data",
+        metavar="MB|FILE",
+        help="ONNX: weights above this size go into a file beside; or a .safetensors beside the output that they are in already.",
+    ),
 ]
 Timeout = Annotated[
     float | None, typer.Option("--export-timeout", metavar="S", min=1, help="ONNX: seconds that the export may take.")
@@ -66,15 +71,19 @@ Memory = Annotated[int | None, typer.Option("--export-memory", metavar="MB", min
 def options(
     arch: str | None, inputs: list[str] | None, trust: bool, seed: int, batches: list[int] | None, disabled: list[str] | None,
     html: str | None, exporter: str | None = None, opset: int | None = None, static: bool = False, simplify: bool = True,
-    external: int | None = None, timeout: float | None = None, memory: int | None = None,
+    external: str | None = None, timeout: float | None = None, memory: int | None = None,
     golden: tuple[Path, Path] | None = None, run: bool = True,
 ) -> RunOptions | None:  # fmt: skip
     """What the options say; None where none is given."""
     if exporter not in (None, "dynamo", "torchscript"):
         raise typer.BadParameter(f"exporter {exporter!r} is none of dynamo, torchscript")
+    if external is not None and not external.isdecimal() and not external.endswith(".safetensors"):
+        raise typer.BadParameter(f"--external-data {external!r} is neither a size in MB nor a .safetensors file")
     found = RunOptions(
         arch=arch, inputs=tuple(inputs or ()), trust_source=trust, seed=seed, batches=tuple(batches or ()), exporter=exporter,
-        opset=opset, dynamic=not static, simplify=simplify, external=None if external is None else external * 1_000_000, timeout=timeout,
+        opset=opset, dynamic=not static, simplify=simplify, timeout=timeout,
+        external=int(external) * 1_000_000 if external is not None and external.isdecimal() else None,
+        shared=external if external is not None and not external.isdecimal() else None,
         memory=None if memory is None else memory * 1_000_000, disabled=tuple(disabled or ()), html=html,
         golden=None if golden is None else (str(golden[0]), str(golden[1])), run=run,
     )  # fmt: skip

@@ -48,6 +48,7 @@ class RunOptions:
     dynamic: bool = True  # the batch size stays open
     simplify: bool = True
     external: int | None = None  # bytes of weights above which they go beside an ONNX file
+    shared: str | None = None  # a .safetensors beside the output that its weights are pointed into
     timeout: float | None = None  # seconds that an export may take
     memory: int | None = None  # bytes that it may take
     disabled: tuple[str, ...] = ()  # optimisers of onnxruntime that the output is judged without

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convert import __version__, naming, onnx_export, select
 from convert.job import Job, RunOptions
+from convert.onnx_shared import Shared, at_home, shared
 from convert.parity.outcome import Parity
 from convert.plan import PROVENANCE
 from convert.proof import Original, Say, original, prove, settle
@@ -47,6 +48,11 @@ def planned(checkpoint: Checkpoint, base: Path, job: Job, result: Result) -> lis
         path = naming.of_model(base, choice.name, job.to)
         tensors = choice.state_dict.tensors
         nbytes = sum(tensor.nbytes for tensor in tensors.values())
+        external = (job.run or RunOptions()).shared
+        if external is not None:  # there it has to be, and be what it is said to be, before anything is exported
+            with shared(external, path) as beside:
+                assert beside is not None
+                result.notes.append(f"weights that {beside.path.name} holds stay there")
         files = [(path, nbytes)]
         result.outputs.append(
             Output(path, choice.name, choice.path, choice.why, len(tensors), nbytes, stripped=choice.stripped, files=files)
@@ -69,26 +75,49 @@ def write(checkpoint: Checkpoint, choices: list[Choice], job: Job, result: Resul
             source = original(checkpoint, choice, options)
         program = exported.program_of if source is None else onnx_export.described(source.program)
         weights = _weights(choice, source, exported, program["prefix"])
-        content = Content(StateDict(weights), metadata=_metadata(checkpoint, choice, program, exported))
-        name = output.path.name
-        plan_options: dict[str, Any] = {"program": exported.program, "data_name": f"{name}.data"}
-        if options.external is not None:
-            plan_options["external"] = options.external
-        layouts = onnx_save.plan(content, plan_options)
-        with trial(output.path, force=job.force) as folder:
-            write_layouts(layouts, folder / name, verify=job.verify != "none", sources=checkpoint.files)
-            if running:
-                assert source is not None
-                _checked(folder / name)
-                found = prove(source, folder / name, options, say=say)
-            elif job.verify != "none":
-                say("comparing every weight's digest with the file's")
-                found = digested(folder / name, exported, weights, options)
-            if job.verify != "none":
-                found.recipe |= {"output": str(output.path), "export": exported.document() | {"weights": len(exported.weights)}}
-                settle(found, output, options)
+        with shared(options.shared, output.path) as beside:
+            if beside is not None:
+                say(f"looking for the weights in {beside.path.name}")
+                beside.find(weights, exported.weights, program["prefix"])
+                output.remarks.append(beside.remark())
+            content = Content(StateDict(weights), metadata=_metadata(checkpoint, choice, program, exported, beside))
+            name = output.path.name
+            layouts = onnx_save.plan(content, _plan_options(name, exported.program, options, beside))
+            sources = [*checkpoint.files, *(beside.checkpoint.files if beside is not None else ())]
+            with trial(output.path, force=job.force) as folder:
+                write_layouts(layouts, folder / name, verify=job.verify != "none", sources=sources)
+                with nullcontext(folder / name) if beside is None else at_home(folder / name) as made:
+                    found = _found(made, job, options, source if running else None, exported, weights, say)
+                if found is not None:
+                    found.recipe |= {
+                        "output": str(output.path),
+                        "export": exported.document() | {"weights": len(exported.weights)},
+                    }
+                    settle(found, output, options)
         output.files = [(output.path.parent / (layout.name or name), layout.size) for layout in layouts]
         output.remarks += _remarks(program, source, exported)
+
+
+def _plan_options(name: str, program: bytes, options: RunOptions, beside: Shared | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"program": program, "data_name": f"{name}.data"}
+    if options.external is not None:
+        found["external"] = options.external
+    if beside is not None:
+        found["shared"] = (beside.path.name, beside.places)
+    return found
+
+
+def _found(
+    path: Path, job: Job, options: RunOptions, source: Original | None, exported: Exported, weights: dict[str, Any], say: Say
+) -> Parity | None:
+    """The finding about the file just written: run against ``source``, or its digests compared; None where nobody wants to know."""
+    if source is not None:
+        _checked(path)
+        return prove(source, path, options, say=say)
+    if job.verify == "none":
+        return None
+    say("comparing every weight's digest with the file's")
+    return digested(path, exported, weights, options)
 
 
 def _request(
@@ -178,7 +207,9 @@ def _weights(choice: Choice, source: Original | None, exported: Exported, prefix
     return found
 
 
-def _metadata(checkpoint: Checkpoint, choice: Choice, program: dict[str, Any], exported: Exported) -> dict[str, str]:
+def _metadata(
+    checkpoint: Checkpoint, choice: Choice, program: dict[str, Any], exported: Exported, beside: Shared | None
+) -> dict[str, str]:
     """Source and recipe; nothing in it depends on when or where it was made, or on the source's name."""
     from importlib.metadata import version
 
@@ -202,6 +233,8 @@ def _metadata(checkpoint: Checkpoint, choice: Choice, program: dict[str, Any], e
     }
     if choice.stripped:
         account["stripped"] = choice.stripped
+    if beside is not None:
+        account["shared"] = beside.account()
     return {PROVENANCE: json.dumps(account, separators=(",", ":"))}
 
 

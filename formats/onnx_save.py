@@ -40,7 +40,8 @@ def plan(content: Content, options: Mapping[str, Any]) -> list[Layout]:
     """The file, and before it the data file where the weights are large.
 
     ``options["program"]`` is the serialised ModelProto without the weights of ``content.model``, each of which becomes an initializer under
-    its key. ``options["external"]`` overrules `EXTERNAL`; ``options["data_name"]`` is the bare name of the data file.
+    its key. ``options["external"]`` overrules `EXTERNAL`; ``options["data_name"]`` is the bare name of the data file. The keys of
+    ``options["shared"]``, (bare file name, {key: byte offset}), are not written at all: they lie in that file already.
     """
     program = options.get("program")
     if not isinstance(program, bytes):
@@ -49,6 +50,8 @@ def plan(content: Content, options: Mapping[str, Any]) -> list[Layout]:
     outer, graph = _split(program)
     for key, value in sorted(content.metadata.items()):
         outer += _field(_METADATA, _text(1, key) + _text(2, value))
+    place, offsets = options.get("shared") or ("", {})
+    graph += b"".join(_field(_INITIALIZER, _pointing(key, views.pop(key), place, offset)) for key, offset in offsets.items())
     if sum(view.nbytes for view in views.values()) > int(options.get("external", EXTERNAL)):
         return _beside(views, bytes(outer), graph, str(options["data_name"]))
     heads = {key: _initializer(key, view) + _key(_RAW_DATA, _BYTES) + _varint(view.nbytes) for key, view in views.items()}
@@ -75,11 +78,7 @@ def _beside(views: Mapping[str, TensorView], outer: bytes, graph: bytes, name: s
     for key, view in views.items():
         if view.nbytes >= ALIGNED_FROM and at % ALIGNMENT:
             at = _literal(data, at, bytes(-at % ALIGNMENT))
-        head = _initializer(key, view)
-        for entry, value in (("location", name), ("offset", str(at)), ("length", str(view.nbytes))):
-            head += _field(_EXTERNAL_DATA, _text(1, entry) + _text(2, value))
-        head += _key(_DATA_LOCATION, _VARINT) + _varint(1)
-        initializers += _field(_INITIALIZER, head)
+        initializers += _field(_INITIALIZER, _pointing(key, view, name, at))
         if view.nbytes:
             data.data.append(Data(at, view.row_major(), key))
             at += view.nbytes
@@ -99,6 +98,14 @@ def _initializer(key: str, view: TensorView) -> bytes:
     """A TensorProto up to its values."""
     dims = b"".join(_key(_DIMS, _VARINT) + _varint(size) for size in view.shape)
     return dims + _key(_DATA_TYPE, _VARINT) + _varint(DATA_TYPES[view.dtype.name]) + _text(_NAME, key)
+
+
+def _pointing(key: str, view: TensorView, name: str, offset: int) -> bytes:
+    """A TensorProto whose values are in the file ``name``."""
+    head = _initializer(key, view)
+    for entry, value in (("location", name), ("offset", str(offset)), ("length", str(view.nbytes))):
+        head += _field(_EXTERNAL_DATA, _text(1, entry) + _text(2, value))
+    return head + _key(_DATA_LOCATION, _VARINT) + _varint(1)
 
 
 def _split(program: bytes) -> tuple[bytearray, bytes]:

@@ -11,6 +11,7 @@ they were there. Raises `Unsupported` where something depends on values: such a 
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -131,18 +132,31 @@ def outline(view: Any) -> Any:
 
 
 def emptied(module: Any, keys: Mapping[str, Any]) -> None:
-    """Put what ``keys`` will fill on the meta device, and refuse modules whose loading changes values on the way."""
+    """Put the buffers that ``keys`` will fill on the meta device."""
     import torch
 
     known: dict[int, Any] = {}
     for path, part in module.named_modules():
-        loading = type(part)._load_from_state_dict
-        if part._load_state_dict_pre_hooks or not loading.__module__.startswith("torch.nn."):
-            raise Unsupported(f"{type(part).__name__} changes weights while it loads them")
         for name, tensor in part._buffers.items():
             key = f"{path}.{name}" if path else name
             if tensor is not None and not tensor.is_meta and key in keys and name not in part._non_persistent_buffers_set:
                 part._buffers[name] = known.setdefault(id(tensor), torch.empty_like(tensor, device="meta"))
+
+
+def check_loading(module: Any, state: Mapping[str, Any]) -> None:
+    """Some modules change weights while they load them (those of older versions, mostly): not ``state``, or `Unsupported`."""
+    own = [
+        part for part in module.modules()
+        if part._load_state_dict_pre_hooks or not type(part)._load_from_state_dict.__module__.startswith("torch.nn.")
+    ]  # fmt: skip
+    if not own:
+        return
+    twin = copy.deepcopy(module)
+    twin.load_state_dict(state, strict=True, assign=True)
+    for key, tensor in twin.state_dict(keep_vars=True).items():
+        given = state[key]
+        if tensor.untyped_storage()._cdata != given.untyped_storage()._cdata or tensor.stride() != given.stride():
+            raise Unsupported(f"{key!r:.120} changes while {type(own[0]).__name__} loads it")
 
 
 def dtype_name(tensor: Any) -> str:

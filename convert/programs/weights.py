@@ -63,7 +63,8 @@ def load(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, what: 
     import torch
 
     held = {key.removeprefix(prefix): value for key, value in weights.items()}
-    if any(value.is_meta for value in held.values()):
+    weightless = any(value.is_meta for value in held.values())
+    if weightless:
         skeleton.emptied(module, held)
     own: dict[str, Any] = dict(module.state_dict(keep_vars=True))
     fit = Fit(prefix)
@@ -91,5 +92,7 @@ def load(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, what: 
     whole = OrderedDict(held)
     # Versions of modules: torchvision's MNASNet refuses weights without, and older ones are brought up to date by them.
     whole._metadata = getattr(weights, "_metadata", None) or getattr(module.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
+    if weightless:
+        skeleton.check_loading(module, whole)
     module.load_state_dict(whole, strict=True)
     return fit

@@ -14,6 +14,7 @@ from tests.command import run, run_json
 from tests.convert.parity_models import SHAPES, build
 
 pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
 torch.set_num_threads(1)
 
 NET = Path(__file__).with_name("parity_models.py")
@@ -184,3 +185,66 @@ def test_a_source_with_a_program_of_its_own(tmp_path: Path, suffix: str) -> None
     output = run_json(*arguments, "--trust-source", "--force")["results"][0]["outputs"][0]
     assert output["verified"] == "proved"
     assert "--trust-source: code of the file was run" in json.dumps(output["parity"])
+
+
+def test_weights_stay_in_the_safetensors_beside(mixed: Path) -> None:
+    run(mixed, "--to", "safetensors", check=True)
+    weights = mixed.with_name("in.safetensors")
+    before = weights.read_bytes()
+    document = run_json(mixed, "--to", "onnx", *MIXED, "--external-data", "in.safetensors")
+    output = document["results"][0]["outputs"][0]
+    assert output["verified"] == "proved"
+    assert weights.read_bytes() == before
+    assert {p.name for p in mixed.parent.iterdir()} == {"in.pth.tar", "in.onnx", "in.safetensors"}
+    model = onnx.load(str(mixed.with_name("in.onnx")), load_external_data=False)
+    state = build("Mixed").state_dict()
+    shared = [tensor for tensor in model.graph.initializer if tensor.external_data]
+    assert len(shared) == 15
+    for tensor in shared:
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        assert said["location"] == "in.safetensors"
+        start, length = int(said["offset"]), int(said["length"])
+        assert before[start : start + length] == state[tensor.name].numpy().tobytes()
+    held = run_json("inspect", mixed.with_name("in.onnx"))  # our own reader finds them there too
+    assert held["status"] == "done"
+    weights.write_bytes(before[:-4] + b"\0\0\0\0")  # after the fact: found by digest
+    done = run("verify", mixed, mixed.with_name("in.onnx"), *MIXED)
+    assert done.returncode == 70
+
+
+def test_another_checkpoints_safetensors_is_refused_by_digest(mixed: Path) -> None:
+    state = {key: value.clone() for key, value in build("Mixed").state_dict().items()}
+    state["ln.bias"][0] += 1e-6
+    save_file(state, mixed.with_name("other.safetensors"))
+    done = run(mixed, "--to", "onnx", *MIXED, "--external-data", "other.safetensors")
+    assert done.returncode == 65, done.stderr
+    assert "1 tensor of 15 differ in value, ln.bias first" in done.stderr
+    assert not mixed.with_name("in.onnx").exists()
+
+
+def test_where_a_shared_file_may_be(mixed: Path, tmp_path: Path) -> None:
+    def refused(name: str, code: int, says: str) -> None:
+        done = run(mixed, "--to", "onnx", *MIXED, "--external-data", name, "--dry-run")
+        assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+
+    refused("missing.safetensors", 74, "missing.safetensors")
+    refused("model.bin", 2, "neither a size in MB nor a .safetensors file")
+    (tmp_path / "sub").mkdir()
+    refused(str(tmp_path / "sub" / "a.safetensors"), 2, "another folder")
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").hardlink_to(tmp_path / "a.safetensors")
+    refused("a.safetensors", 2, "hard links")
+    (tmp_path / "c.safetensors").symlink_to(tmp_path / "a.safetensors")
+    refused("c.safetensors", 2, "is a link")
+
+
+def test_what_the_shared_file_has_in_another_dtype_stays_inside(mixed: Path) -> None:
+    state = {key: value.half() if key.startswith("attn") else value for key, value in build("Mixed").state_dict().items()}
+    save_file({f"renamed.{key}": value.clone() for key, value in state.items()}, mixed.with_name("half.safetensors"))
+    document = run_json(mixed, "--to", "onnx", *MIXED, "--external-data", "half.safetensors", "--no-run")
+    output = document["results"][0]["outputs"][0]
+    assert output["verified"] == "bytes only"
+    model = onnx.load(str(mixed.with_name("in.onnx")), load_external_data=False)
+    inside = {t.name for t in model.graph.initializer if not t.external_data and t.name in state}
+    # out_proj.bias is all zeros, as other vectors of its length are: its bytes are there.
+    assert inside == {"attn.in_proj_weight", "attn.in_proj_bias", "attn.out_proj.weight"}

@@ -233,8 +233,8 @@ def _digested(checkpoint: Checkpoint, job: Job, result: Result) -> Iterator[None
     if not job.digest:
         yield
         return
-    from formats.core.digest import SourceDigests, sha256
-    from formats.core.files import SourceFile
+    from formats.core.digest import SourceDigests, of_file
+    from formats.core.files import opened
 
     sources = SourceDigests(checkpoint.files)
     try:
@@ -242,9 +242,11 @@ def _digested(checkpoint: Checkpoint, job: Job, result: Result) -> Iterator[None
         for output in result.outputs:
             for path, _ in output.files:
                 if path not in output.sha256:
-                    file = SourceFile(path)
-                    output.sha256[path] = sha256(file.fd, file.size)
-                    file.close()
+                    file = opened(path)
+                    try:
+                        output.sha256[path] = of_file(file)
+                    finally:
+                        file.close()
         result.sha256 = sources.results()
     finally:
         sources.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from formats.core.files import PIECE, SourceFile
@@ -15,7 +15,7 @@ class SourceDigests:
     """The sha256 of files that are being read by others meanwhile; `results` waits for them."""
 
     def __init__(self, files: Iterable[SourceFile]) -> None:
-        # A file inside another, or one that was inflated, is none that anybody else could hash.
+        # A file inside another, or one that was inflated, is none that anybody else could hash; one behind a URL would be fetched twice.
         self.files = [file for file in files if type(file) is SourceFile and file.fd >= 0]
         self._found: dict[Path, str] = {}
         self._failure: BaseException | None = None
@@ -26,12 +26,9 @@ class SourceDigests:
     def _work(self) -> None:
         try:
             for file in self.files:
-                made = hashlib.sha256()
-                for piece in file.pieces(0, file.size):
-                    if self._stopped:
-                        return
-                    made.update(piece)
-                self._found[file.path] = made.hexdigest()
+                self._found[file.path] = of_file(file, lambda: self._stopped)
+                if self._stopped:
+                    return
         except BaseException as error:  # handed to whoever asks for the results
             self._failure = error
 
@@ -46,6 +43,16 @@ class SourceDigests:
         """Give up, and wait for the thread: nobody may close a file under it."""
         self._stopped = True
         self._thread.join()
+
+
+def of_file(file: SourceFile, stopped: Callable[[], bool] = lambda: False) -> str:
+    """The sha256 of all bytes of an open file, 64 hexadecimal digits; of less where ``stopped`` says so meanwhile."""
+    made = hashlib.sha256()
+    for piece in file.pieces(0, file.size):
+        if stopped():
+            break
+        made.update(piece)
+    return made.hexdigest()
 
 
 def sha256(fd: int, size: int) -> str:

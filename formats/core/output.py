@@ -55,9 +55,10 @@ def write_layouts(
     """Write ``layouts`` as ``target`` (and files beside it), in order. ``observe(done, total)`` is told the bytes written.
 
     With ``verify`` every byte is read back: data is compared with what was handed out and with the CRC-32 that the source's container
-    holds for it. With ``digest`` the sha256 of each file is told, too. Without ``sync`` nothing waits for the disk: the caller makes many
-    outputs durable at once. Raises `OutputError` before anything is read where the output cannot be made, `CorruptCheckpoint` where the
-    source contradicts its checksum, `ParityFailed` where the file is not what was written, `SystemIOError` where the system fails.
+    holds for it. With ``digest`` the sha256 of each file is told, too. Without ``sync`` the bytes are durable and the names are not: the
+    caller makes many names durable at once. Raises `OutputError` before anything is read where the output cannot be made,
+    `CorruptCheckpoint` where the source contradicts its checksum, `ParityFailed` where the file is not what was written,
+    `SystemIOError` where the system fails.
     """
     target = located(target)
     upload = getattr(target, "write_layouts", None)
@@ -85,7 +86,7 @@ def write_layouts(
             temporary = Temporary(path, known=len(layouts) <= MOST_KNOWN)
             temporaries.append(temporary)
             told = _shifted(observe, sum(w.size for w in written), total)
-            crcs, sha256 = _write(layout, route.order, temporary, before, told, verify=verify, sync=sync, digest=digest)
+            crcs, sha256 = _write(layout, route.order, temporary, before, told, verify=verify, digest=digest)
             written.append(Written(path, layout.size, crcs, sha256))
         for file in opened.values():
             if file.changed():
@@ -159,7 +160,6 @@ def _write(
     observe: Observe | None,
     *,
     verify: bool,
-    sync: bool,
     digest: bool,
 ) -> tuple[list[int | None], str | None]:
     """Fill one temporary and leave it flushed and closed; its checksums, and its sha256 where that is asked for."""
@@ -175,8 +175,7 @@ def _write(
             digested = sha256(temporary.fd, layout.size)
         if os.fstat(temporary.fd).st_size != layout.size:
             raise ParityFailed(f"has {os.fstat(temporary.fd).st_size} bytes on disk, {layout.size} were written")
-        if sync:
-            _flush(temporary.fd)
+        _flush(temporary.fd)  # whatever ``sync`` says: a name on the disk before its bytes would be a torn file
         temporary.close()
     except ParityFailed as error:
         raise error.with_path(temporary.target) from error.__cause__

@@ -252,6 +252,17 @@ def test_all_files_are_whole_before_the_first_has_its_name(
     assert folder_of(out.parent) == {"one", "two", "target"}
 
 
+def test_bytes_are_on_the_disk_before_their_name(source: SourceFile, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for a caller who makes many names durable at once: a power cut in between must not leave a name for nothing."""
+    planned, _ = layout([FileSpan(source, 0, 100)])
+    events: list[str] = []
+    for name in ("link", "fsync"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, real=real: events.append(name) or real(*args))
+    write_layouts([planned], out, sync=False)
+    assert events == ["fsync", "link"]
+
+
 def test_modes(source: SourceFile, out: Path) -> None:
     planned, _ = layout([FileSpan(source, 0, 10)])
     before = os.umask(0o027)

@@ -58,6 +58,7 @@ def _copied(output: dict[str, Any], task: dict[str, Any], stem: str, *, force: b
     try:
         temporary.create(None)
         _fill(source, temporary.fd)
+        os.fsync(temporary.fd)  # a name on the disk before its bytes would be a torn file
         temporary.close()
         if not digest.matches(temporary.path, recorded["digest"]):
             raise ParityFailed("is no longer what was written", path=source)

@@ -148,11 +148,13 @@ def layers(data: bytes) -> Iterator[bytes]:
     left, waiting = 64 << 20, [data]
     while waiting and left > 0:
         data = waiting.pop()
-        left -= len(data)
+        left -= len(data) + 1
+        if not data:
+            continue
         yield data
         for opened in (zlib.decompressobj(31), bz2.BZ2Decompressor(), lzma.LZMADecompressor()):
             with suppress(OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
-                waiting.append(opened.decompress(data, 1 << 24))
+                waiting.append(opened.decompress(data, 1 << 20))
         for count, found in enumerate(re.finditer(rb"PK\x03\x04.{4}\x08\0", data, re.DOTALL)):
             if count == 100:
                 break
@@ -163,7 +165,7 @@ def layers(data: bytes) -> Iterator[bytes]:
                     + int.from_bytes(data[start + 26 : start + 28], "little")
                     + int.from_bytes(data[start + 28 : start + 30], "little")
                 )
-                waiting.append(zlib.decompressobj(-15).decompress(data[start + skip :], 1 << 24))
+                waiting.append(zlib.decompressobj(-15).decompress(data[start + skip :], 1 << 20))
 
 
 def harmful(path: Path, attack_class: str, name: str) -> bool:

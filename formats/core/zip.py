@@ -189,7 +189,9 @@ class ZipDirectory:
         if packed == 0xFFFFFFFF or size == 0xFFFFFFFF or header == 0xFFFFFFFF or disk == 0xFFFF:
             extra = self._data[name_at + name_len : name_at + name_len + extra_len]
             size, packed, header, disk = self._zip64(extra, size, packed, header, disk, name)
-        mode = attributes >> 16 if made_by >> 8 == 3 else 0
+        # The folder bit of DOS counts whoever made the archive: torch's library (miniz) gives such a member no bytes, and torch what was
+        # in its memory.
+        mode = 0o040000 if attributes & 0x10 else attributes >> 16 if made_by >> 8 == 3 else 0
         raw = self._data[name_at : name_at + name_len]
         return Member(name or raw.decode("utf-8", "replace"), header, packed, size, crc, method, flags, mode, raw, at)
 
@@ -228,7 +230,8 @@ class ZipDirectory:
         at = self.members.get(name)
         if at is not None:
             made_by, flags, method, crc, packed, size, attributes, header = _CENTRAL_STORED.unpack_from(self._data, at)
-            plain = made_by >> 8 != 3 or attributes >> 28 in (0, 0o10)  # no Unix mode, or a regular file's
+            # No Unix mode, or a regular file's; and not a folder by DOS's bit.
+            plain = (made_by >> 8 != 3 or attributes >> 28 in (0, 0o10)) and not attributes & 0x10
             if not method and packed == size < 0xFFFFFFFF > header and plain and not flags & 0x2041 and name[-1:] != "/":
                 return StoredMember(self, at, crc, header, size, location)
         member = self.member(name)

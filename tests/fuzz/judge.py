@@ -180,8 +180,13 @@ def _safetensors(path: str) -> Listing:
         "F8_E8M0": "float8_e8m0fnu",
         "C64": "complex64",
     }
-    return [["/s" + n, names.get(e["dtype"], e["dtype"]), list(e["shape"]), hashlib.sha256(bytes(e["data"])).hexdigest()]
-            for n, e in deserialize(Path(path).read_bytes())]  # fmt: skip
+    found: Listing = []
+    for name, entry in deserialize(Path(path).read_bytes()):
+        dtype, shape = names.get(entry["dtype"], entry["dtype"]), list(entry["shape"])
+        if dtype == "F4":  # torch counts pairs of them
+            dtype, shape = "float4_e2m1fn_x2", [*shape[:-1], shape[-1] // 2]
+        found.append(["/s" + name, dtype, shape, hashlib.sha256(bytes(entry["data"])).hexdigest()])
+    return found
 
 
 def _index(path: str) -> Listing:

@@ -14,6 +14,7 @@ import torch
 
 from formats import registry
 from formats.core.errors import CheckpointError
+from tests.hostile import pieces
 
 
 def test_a_header_does_not_choose_a_codec(tmp_path: Path) -> None:
@@ -81,3 +82,25 @@ def test_records_that_differ_only_by_case_are_refused(tmp_path: Path) -> None:
         archive.writestr("model/DATA/0", bytes(8))
     with pytest.raises(CheckpointError, match="does not tell apart"):
         registry.open(path)
+
+
+def test_a_record_with_the_folder_bit_is_refused(tmp_path: Path) -> None:
+    """torch gives memory that it never wrote for a record that DOS's attributes call a folder."""
+    path = tmp_path / "model.pth"
+    torch.save({"w": torch.ones(2)}, path)
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\1\2", 0, data.rindex(b"model/data/0"))
+    data[at + 38] |= 0x10
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="no plain file"):
+        registry.open(path)
+
+
+def test_an_empty_tensor_with_lazy_bits_and_any_stride(tmp_path: Path) -> None:
+    storage = pieces.storage(cls="torch.ComplexFloatStorage", count=pieces.number(3))
+    bits = b"}" + pieces.text("conj") + b"\x88s"
+    tensor = pieces.tensor(b"K\0\x85", pieces.number((1 << 32) - 1) + b"\x85", kept=storage, rest=bits)
+    path = tmp_path / "model.pth"
+    path.write_bytes(pieces.archive(pieces.state(pieces.text("w"), tensor)))
+    with registry.open(path) as checkpoint:
+        assert [view.tobytes() for _, view in checkpoint.tensors()] == [b""]

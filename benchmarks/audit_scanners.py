@@ -232,7 +232,7 @@ def main() -> None:
         scan.close()
     rows: dict[str, Any] = {}
     print(
-        f"{files['harmful']} files that do harm, {files['harmless']} that run nothing, {files['skipped']} that no scanner can be given"
+        f"{files['harmful']} files that do harm, {files['harmless']} that run nothing, {files['skipped']} that are counted for nobody"
     )
     print(f"{'':<26}{'missed':>10}{'only suspicious':>17}{'false alarms':>14}{'suspicious':>12}{'failed':>8}")
     for scanner, found in counts.items():

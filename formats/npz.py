@@ -43,10 +43,11 @@ def read_file(file: SourceFile) -> Checkpoint:
     archive = ZipDirectory(file)
     tree: dict[str, Any] = {}
     for name in archive.members:
+        key = (archive.own_name(name) if "/" in name else name).removesuffix(npy.SUFFIX)
         try:
-            tree[name.removesuffix(npy.SUFFIX)] = _array(archive, name)
+            tree[key] = _array(archive, name)
         except CheckpointError as error:
-            error.what = f"array {name.removesuffix(npy.SUFFIX)!r:.120}: {error.what}"
+            error.what = f"array {key!r:.120}: {error.what}"
             raise
     odd = [name for name, value in tree.items() if not isinstance(value, (TensorView, str))]
     notes = [f"array {name!r:.120} is {tree[name].args[0]}, no tensor" for name in odd[:10]]

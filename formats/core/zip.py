@@ -213,13 +213,20 @@ class ZipDirectory:
         raise self._corrupt(f"has member {name!r:.100} with ZIP64 sizes that are not given")
 
     def _name(self, raw: bytes, flags: int) -> str:
+        return self._text(raw, flags).replace("\\", "/")  # old Windows writers
+
+    def _text(self, raw: bytes, flags: int) -> str:
         try:
-            text = raw.decode("utf-8")
+            return raw.decode("utf-8")
         except UnicodeDecodeError:
             if flags & 0x800:
                 raise self._corrupt(f"has a member whose name is no UTF-8: {raw!r:.100}") from None
-            text = raw.decode("cp437")
-        return text.replace("\\", "/")  # old Windows writers
+            return raw.decode("cp437")
+
+    def own_name(self, name: str) -> str:
+        """The name of member ``name`` as it stands in the archive, backslashes and all: where it is a tensor's name and no path."""
+        member = self.member(name)
+        return self._text(member.raw_name, member.flags)
 
     def _corrupt(self, what: str) -> CorruptCheckpoint:
         return CorruptCheckpoint(f"ZIP archive {what}", path=self.file.path)

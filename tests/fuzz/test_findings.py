@@ -104,3 +104,10 @@ def test_an_empty_tensor_with_lazy_bits_and_any_stride(tmp_path: Path) -> None:
     path.write_bytes(pieces.archive(pieces.state(pieces.text("w"), tensor)))
     with registry.open(path) as checkpoint:
         assert [view.tobytes() for _, view in checkpoint.tensors()] == [b""]
+
+
+def test_a_backslash_in_the_name_of_an_array_stays(tmp_path: Path) -> None:
+    path = tmp_path / "model.npz"
+    numpy.savez(path, **{"a\\b": numpy.ones(2, numpy.float32), "c/d": numpy.zeros(1, numpy.float32)})
+    with registry.open(path) as checkpoint:
+        assert sorted(checkpoint.tree) == sorted(numpy.load(path).files) == ["a\\b", "c/d"]

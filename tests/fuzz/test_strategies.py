@@ -217,6 +217,7 @@ def test_indexes(document: Any) -> None:
     assert folder in said
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 @settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.tuples(st.text(max_size=10), st.binary(max_size=20)), max_size=5), st.binary(max_size=6), st.binary(max_size=6)

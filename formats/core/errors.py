@@ -32,7 +32,9 @@ class CheckpointError(Exception):
         if self.path is None:
             return self.what
         path = str(self.path)
-        # Inside an archive the path ends in a name of the archive's choice.
+        # Inside an archive the path ends in a name of the archive's choice, which may be 65,535 bytes long.
+        if len(path) > 1000:
+            path = f"{path[:500]}…{path[-200:]}"
         return f"{path if path.isprintable() else ascii(path)[1:-1]}: {self.what}"
 
 

@@ -111,3 +111,11 @@ def test_a_backslash_in_the_name_of_an_array_stays(tmp_path: Path) -> None:
     numpy.savez(path, **{"a\\b": numpy.ones(2, numpy.float32), "c/d": numpy.zeros(1, numpy.float32)})
     with registry.open(path) as checkpoint:
         assert sorted(checkpoint.tree) == sorted(numpy.load(path).files) == ["a\\b", "c/d"]
+
+
+def test_a_long_name_of_a_member_does_not_make_a_long_error(tmp_path: Path) -> None:
+    path = tmp_path / "outer.zip"
+    _around("x" * 60_000 + ".pth", b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", path)
+    with pytest.raises(CheckpointError) as caught:
+        registry.open(path)
+    assert len(str(caught.value)) < 1200

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -136,10 +136,20 @@ def hidden_folder(target: Path) -> Iterator[Path]:
             folder.mkdir(mode=0o700)
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _whatever_comes(lambda: shutil.rmtree(folder, ignore_errors=True))
     finally:
-        with suppress(OSError):
-            guard.remove()
+        _whatever_comes(guard.remove)
+
+
+def _whatever_comes(remove: Callable[[], None]) -> None:
+    """Remove; once more if a signal comes in the middle, which is raised then."""
+    try:
+        remove()
+    except OSError:
+        pass
+    except BaseException:
+        remove()
+        raise
 
 
 def _unknown(target: Path) -> Path:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,3 +122,19 @@ def test_long_names(tmp_path: Path) -> None:
     made.rename(replace=False)
     made.remove()
     assert names(tmp_path) == ["n" * 255]
+
+
+def test_an_interrupt_while_a_hidden_folder_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = os.rmdir, []
+
+    def interrupted(*arguments: Any, **named: Any) -> None:
+        if not seen:
+            seen.append(1)
+            raise KeyboardInterrupt
+        real(*arguments, **named)
+
+    monkeypatch.setattr(os, "rmdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), temporary.hidden_folder(tmp_path / "target") as folder:
+        (folder / "file").write_bytes(b"x")
+    assert seen
+    assert not names(tmp_path)

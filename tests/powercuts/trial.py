@@ -59,7 +59,10 @@ def ours(path: WritePath, root: Path, *, forced: bool) -> Writer:
 
     base = reference(path, root / "reference")
     name = f"{path.name}, {'over old files' if forced else 'new files'}"
-    return Writer(name, base, lambda folder: run(folder, forced), lambda folder: run(folder, not path.resumes), forced)
+    again = (
+        (lambda folder: run(folder, not path.resumes)) if path.force or path.resumes else None
+    )  # else it writes under other names
+    return Writer(name, base, lambda folder: run(folder, forced), again, forced)
 
 
 def try_writer(writer: Writer, root: Path, *, after: float = 8.5, most: int | None = None, busy: bool = False) -> Outcome:

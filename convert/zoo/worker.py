@@ -27,9 +27,9 @@ def main(memory: int, parent: int, alone: bool) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us says when to stop
     from convert.console import Ended, signals
     from convert.zoo.work import perform
-    from formats.core import readback
+    from formats.core import streaming
 
-    readback.THREADS = alone
+    streaming.THREADS = alone
     gc.freeze()
     gc.disable()  # describing tensors makes many objects and no cycles
     try:

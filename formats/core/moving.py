@@ -1,13 +1,15 @@
 """Reads a layout's segments in the source's order and writes them in long pieces; what is written is handed on to be checked.
 
-Large segments go piece by piece through a few buffers used again and again, each piece ending at a multiple of `PIECE` in the
-destination. Small ones come afterwards, a stretch of the destination at a time: read in the source's order, many at once with whatever
-stands between them, and written in one go. A header that stands before the data in the source (a ZIP's local header) comes with the
-same read as the data.
+Large segments go piece by piece through one buffer, each piece ending at a multiple of `PIECE` in the destination. Small ones come
+afterwards, a stretch of the destination at a time: read in the source's order, many at once with whatever stands between them, and
+written in one go. A header that stands before the data in the source (a ZIP's local header) comes with the same read as the data.
+
+Two movers share one list of work (`Work`), each reads, writes and checks what it takes from it: nothing is handed from thread to thread.
 """
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,41 +28,40 @@ GATHERED = 2 << 20  # bytes of small segments held at once
 GAP = 4 << 10  # bytes: what is this near to each other is read, and written, in one go
 
 
-class Mover:
-    """Moves the segments of ``layout`` to ``fd`` and tells ``check`` and ``observe`` of each piece."""
+Item = int | list[tuple[int, int]]  # one large segment, or (place in the source's order, index) of small ones near to each other
 
-    def __init__(self, layout: Layout, fd: int, check: ReadBack, observe: Observe | None) -> None:
+
+class Work:
+    """What is to be moved: ``computed`` segments by one mover, in the source's order; ``items`` by whichever mover comes next."""
+
+    def __init__(self, layout: Layout, order: list[int], observe: Observe | None) -> None:
         self.layout = layout
-        self.fd = fd
-        self.check = check
         self.observe = observe
+        self.computed: list[int] = []  # what is inflated, say, is inflated once where it is read in order
+        self.nbytes = 0  # of the items
+        self.failure: BaseException | None = None  # ends all movers
         self.done = 0
-        self.small: list[tuple[int, int, bytes]] = []  # (offset, index, bytes)
-        self.small_bytes = 0
-        last = -1
-        self.in_order = True
-        for data in layout.data:
-            if data.offset < last:
-                self.in_order = False
-                break
-            last = data.offset
-
-    def run(self, order: list[int]) -> None:
-        """Move the segments of these indices, which are in the sources' order."""
+        self._lock = allocate_lock()
+        large: list[Item] = []
         small: list[tuple[int, int, int]] = []  # (offset, place in the source's order, index)
         for rank, index in enumerate(order):
-            data = self.layout.data[index]
+            data = layout.data[index]
             storage = data.storage
             try:
-                if storage.nbytes >= SMALL:
-                    self._move(index, data)
-                elif hasattr(storage, "lead") or plain_span(storage) is not None:
-                    small.append((data.offset, rank, index))
-                else:
-                    self._computed(index, data)  # in the source's order: what is inflated is inflated once
+                if not hasattr(storage, "lead") and plain_span(storage) is None:
+                    self.computed.append(index)
+                    continue
             except CheckpointError as error:
                 raise _named(error, data) from error.__cause__
-        self._write_small()
+            self.nbytes += storage.nbytes
+            if storage.nbytes >= SMALL:
+                large.append(index)
+            else:
+                small.append((data.offset, rank, index))
+        self.items = iter([*large, *self._stretches(small)])
+
+    def _stretches(self, small: list[tuple[int, int, int]]) -> Iterator[Item]:
+        """Small segments by stretches of the destination."""
         small.sort()
         near: list[tuple[int, int]] = []
         held = 0
@@ -68,9 +69,60 @@ class Mover:
             near.append((rank, index))
             held += self.layout.data[index].storage.nbytes
             if held >= GATHERED:
-                self._gather(near)
+                yield near
                 near, held = [], 0
-        self._gather(near)
+        if near:
+            yield near
+
+    def tell(self, length: int) -> None:
+        """So many bytes more are written."""
+        if self.observe is not None:
+            with self._lock:
+                self.done += length
+                self.observe(self.done, self.layout.size)
+
+
+class Mover:
+    """Moves segments of ``work`` to ``fd`` and has ``check`` look at each piece."""
+
+    def __init__(self, work: Work, fd: int, check: ReadBack) -> None:
+        self.work = work
+        self.layout = work.layout
+        self.fd = fd
+        self.check = check
+        self.small: list[tuple[int, int, bytes]] = []  # (offset, index, bytes)
+        self.small_bytes = 0
+        last = -1
+        self.in_order = True
+        for data in self.layout.data:
+            if data.offset < last:
+                self.in_order = False
+                break
+            last = data.offset
+
+    def run(self, computed: list[int]) -> None:
+        """Move the ``computed`` segments, then items until none is left or another mover has failed."""
+        for index in computed:
+            data = self.layout.data[index]
+            try:
+                if data.storage.nbytes >= SMALL:
+                    self._move(index, data)
+                else:
+                    self._computed(index, data)
+            except CheckpointError as error:
+                raise _named(error, data) from error.__cause__
+        self._write_small()
+        for item in self.work.items:
+            if self.work.failure is not None:
+                return
+            if isinstance(item, int):
+                data = self.layout.data[item]
+                try:
+                    self._move(item, data)
+                except CheckpointError as error:
+                    raise _named(error, data) from error.__cause__
+            else:
+                self._gather(item)
 
     # -- large segments ------------------------------------------------------------------------------------------------------------
     def _move(self, index: int, data: Data) -> None:
@@ -80,19 +132,19 @@ class Mover:
         if lead is not None:
             file, at, length = lead
             count = min(PIECE - offset % PIECE, stop - offset)
-            buffer = self.check.buffer()
+            buffer = self.check.buffer
             view = memoryview(buffer)
             file.read_into(at, view[: length + count])
             begin = storage.settle(view, 0, at + length + storage.nbytes)
             write_at(self.fd, view[begin : begin + count], offset)
-            self.check.piece(offset, count, buffer, [(index, count)], begin)
+            self.check.piece(offset, count, [(index, count)], begin)
             offset += count
-            self._tell(count)
+            self.work.tell(count)
         span = plain_span(storage)
         fill = _reader(storage) if span is None else None
-        while offset < stop:
+        while offset < stop and self.work.failure is None:
             count = min(PIECE - offset % PIECE, stop - offset)
-            buffer = self.check.buffer()
+            buffer = self.check.buffer
             view = memoryview(buffer)[:count]
             if span is not None:
                 span[0].read_into(span[1] + offset - data.offset, view)
@@ -100,10 +152,10 @@ class Mover:
                 assert fill is not None
                 fill(view)
             write_at(self.fd, view, offset)
-            self.check.piece(offset, count, buffer, [(index, count)])
+            self.check.piece(offset, count, [(index, count)])
             offset += count
-            self._tell(count)
-        if fill is not None:
+            self.work.tell(count)
+        if fill is not None and offset == stop:
             fill(memoryview(b""))
 
     # -- small segments ------------------------------------------------------------------------------------------------------------
@@ -183,18 +235,13 @@ class Mover:
         self.small, self.small_bytes = [], 0
 
     def _write_run(self, offset: int, run: list[bytes], parts: list[Part]) -> None:
-        buffer = self.check.buffer()
+        buffer = self.check.buffer
         joined = b"".join(run)
         count = len(joined)
-        buffer[:count] = joined  # one of the few buffers: what waits to be checked stays bounded
+        buffer[:count] = joined
         write_at(self.fd, memoryview(buffer)[:count], offset)
-        self.check.piece(offset, count, buffer, parts)
-        self._tell(sum(count for index, count in parts if index != NO_DATA))
-
-    def _tell(self, length: int) -> None:
-        self.done += length
-        if self.observe is not None:
-            self.observe(self.done, self.layout.size)
+        self.check.piece(offset, count, parts)
+        self.work.tell(sum(count for index, count in parts if index != NO_DATA))
 
 
 def _lead(storage: Any) -> tuple[SourceFile, int, int] | None:

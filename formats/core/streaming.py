@@ -1,21 +1,26 @@
 """Puts a layout's bytes into a file and checks them on the way: in which order, the data, then what depends on it.
 
-What was measured: one pass in the source's order, pieces cut at the destination's boundaries, a few buffers used again and again, small
-tensors gathered into long writes (`moving.py`); a second thread reads each piece back while the next is under way (`readback.py`).
+What was measured: one pass in the source's order, pieces cut at the destination's boundaries, small tensors gathered into long writes, and
+two threads that each read, write, read back and compare what they take from one list (`moving.py`, `readback.py`).
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from formats.core.errors import ParityFailed
 from formats.core.files import SourceFile
 from formats.core.layout import Layout
-from formats.core.moving import GAP, Mover, Observe
+from formats.core.moving import GAP, Mover, Observe, Work
 from formats.core.positioned import read_at, write_at
-from formats.core.readback import PIECE, ReadBack
+from formats.core.readback import PIECE, ReadBack, compare_stored
 from formats.core.record import record
 from formats.core.storage import plain_span
+
+THREADS = True  # False in a process that has company enough to keep every core busy
+ALONE = 4 << 20  # bytes: for less, a second thread costs more than it saves
+EACH = 32 << 10  # … and so it does for segments smaller than this in the mean, where the work is Python's
 
 
 @record
@@ -46,14 +51,46 @@ def stream(layout: Layout, order: list[int], fd: int, read_back: int, observe: O
     ``read_back`` is a second descriptor to check everything through, or −1 for no check. CRC-32 values are computed where somebody
     needs them: for checking, or for a layout with late segments.
     """
-    check = ReadBack(layout, read_back)
+    crcs = [0] * len(layout.data)
+    work = Work(layout, order, observe)
+    movers = [Mover(work, fd, ReadBack(layout, read_back, crcs)) for _ in range(_movers(work))]
+    if len(movers) == 1:
+        movers[0].run(work.computed)
+    else:
+        _side_by_side(work, movers)
+    if read_back >= 0:
+        compare_stored(layout, crcs)
+    _write_rest(_rest(layout, crcs), fd, read_back)
+    return list(crcs) if movers[0].check.wanted else [None] * len(layout.data)
+
+
+def _movers(work: Work) -> int:
+    """Two where there are cores for them and enough to move in system calls rather than in Python."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 2 if THREADS and cores > 1 and work.nbytes > max(ALONE, EACH * len(work.layout.data)) else 1
+
+
+def _side_by_side(work: Work, movers: list[Mover]) -> None:
+    """Let the first mover run here and the second on a thread; what either raises ends both, and is raised."""
+    import threading
+
+    def run() -> None:
+        try:
+            movers[1].run([])
+        except BaseException as error:
+            work.failure = work.failure or error
+
+    thread = threading.Thread(target=run, name="mover", daemon=True)
+    thread.start()
     try:
-        Mover(layout, fd, check, observe).run(order)
-        check.finish()
+        movers[0].run(work.computed)
+    except BaseException as error:
+        work.failure = error
+        raise
     finally:
-        check.stop()
-    _write_rest(_rest(layout, check.crcs), fd, read_back)
-    return list(check.crcs) if check.wanted else [None] * len(layout.data)
+        thread.join()
+    if work.failure is not None:
+        raise work.failure
 
 
 def _rest(layout: Layout, crcs: list[int]) -> list[tuple[int, bytes]]:

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from formats.core import moving, output, readback
+from formats.core import moving, output, streaming
 from formats.core.errors import CheckpointError, CorruptCheckpoint, OutputError, ParityFailed, SystemIOError
 from formats.core.files import SourceFile
 from formats.core.layout import Data, Late, Layout, Literal
@@ -104,8 +104,8 @@ def test_any_layout(
     planned, wanted = layout(storages, late=late)
     told: list[tuple[int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readback, "INLINE", inline)
-        patch.setattr(readback, "EACH", 0)
+        patch.setattr(streaming, "ALONE", inline)
+        patch.setattr(streaming, "EACH", 0)
         patch.setattr(moving, "GATHERED", 100_000)
         (written,) = write_layouts([planned], out, force=True, verify=verify, observe=lambda *at: told.append(at))
     assert out.read_bytes() == wanted
@@ -130,7 +130,8 @@ def test_tiny_tensors_take_few_system_calls(source: SourceFile, out: Path, monke
 
 
 def test_source_order(source: SourceFile, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The source is read from front to back, wherever its parts go."""
+    """The source is read from front to back, wherever its parts go; by two movers, each of them so."""
+    monkeypatch.setattr(streaming, "THREADS", False)
     storages: list[Storage] = [FileSpan(source, i << 20, 1 << 20) for i in (3, 0, 8, 1, 5)]
     planned, wanted = layout(storages)
     reads: list[int] = []
@@ -304,8 +305,8 @@ def test_a_byte_that_changes_on_its_way(
     source: SourceFile, out: Path, monkeypatch: pytest.MonkeyPatch, inline: int, size: int, victim: str
 ) -> None:
     """One flipped bit in what the disk gives back: no output."""
-    monkeypatch.setattr(readback, "INLINE", inline)
-    monkeypatch.setattr(readback, "EACH", 0)
+    monkeypatch.setattr(streaming, "ALONE", inline)
+    monkeypatch.setattr(streaming, "EACH", 0)
     planned, wanted = layout([FileSpan(source, 0, size)])
     real = os.pwrite
 
@@ -438,8 +439,8 @@ def test_each_system_call_fails_once(source: SourceFile, out: Path, call: str, c
             out.unlink(missing_ok=True)
         with pytest.MonkeyPatch.context() as patch:
             if number % 2:
-                patch.setattr(readback, "INLINE", 0)
-                patch.setattr(readback, "EACH", 0)
+                patch.setattr(streaming, "ALONE", 0)
+                patch.setattr(streaming, "EACH", 0)
             count = faulty(patch, call, number, lambda: OSError(code, os.strerror(code)) if code else Interrupted())
             try:
                 write_layouts([planned], out, force=force)
@@ -452,7 +453,7 @@ def test_each_system_call_fails_once(source: SourceFile, out: Path, call: str, c
             except OSError as error:
                 assert call in ("stat", "fstat", "lstat", "close"), error  # noqa: PT017
                 failed = True
-        assert not any(thread.name == "read back" for thread in threading.enumerate())
+        assert not any(thread.name == "mover" for thread in threading.enumerate())
         left = folder_of(out.parent)
         assert left <= {"target"}, f"{call} #{number} left {left}"
         if out.exists():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any
 
 from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
@@ -21,14 +22,15 @@ from formats.core.readback import LEAD, NO_DATA, PIECE, Part, ReadBack
 from formats.core.storage import Storage, plain_span
 
 Observe = Callable[[int, int], None]
-Placed = tuple[int, Any, int, int]  # (index, storage, offset in the file, bytes of what stands before the data there)
+Placed = tuple[Data, int, int, int]  # (segment, offset in the source, bytes before the data there, offset in the buffer)
 
 SMALL = 128 << 10  # bytes: smaller segments are gathered, and written in the destination's order
-GATHERED = 2 << 20  # bytes of small segments held at once
+GATHERED = 2 << 20  # bytes of small computed segments held at once
 GAP = 4 << 10  # bytes: what is this near to each other is read, and written, in one go
 
 
-Item = int | list[tuple[int, int]]  # one large segment, or (place in the source's order, index) of small ones near to each other
+Small = tuple[int, int, int]  # (offset, place in the source's order, index)
+Item = int | list[Small]  # the index of a large segment, or small ones that one write takes
 
 
 class Work:
@@ -42,8 +44,10 @@ class Work:
         self.failure: BaseException | None = None  # ends all movers
         self.done = 0
         self._lock = allocate_lock()
+        offsets = [data.offset for data in layout.data]
+        self._in_order = offsets == sorted(offsets)
         large: list[Item] = []
-        small: list[tuple[int, int, int]] = []  # (offset, place in the source's order, index)
+        small: list[Small] = []
         for rank, index in enumerate(order):
             data = layout.data[index]
             storage = data.storage
@@ -58,21 +62,27 @@ class Work:
                 large.append(index)
             else:
                 small.append((data.offset, rank, index))
-        self.items = iter([*large, *self._stretches(small)])
+        self.items = iter([*large, *self.runs(small)])
 
-    def _stretches(self, small: list[tuple[int, int, int]]) -> Iterator[Item]:
-        """Small segments by stretches of the destination."""
+    def runs(self, small: list[Small]) -> Iterator[list[Small]]:
+        """Small segments in the destination's order, those together that one write takes; headers between them are written later."""
         small.sort()
-        near: list[tuple[int, int]] = []
-        held = 0
-        for _, rank, index in small:
-            near.append((rank, index))
-            held += self.layout.data[index].storage.nbytes
-            if held >= GATHERED:
-                yield near
-                near, held = [], 0
-        if near:
-            yield near
+        run: list[Small] = []
+        start = stop = last = 0
+        for one in small:
+            offset, _, index = one
+            end = offset + self.layout.data[index].storage.nbytes
+            # Between two data segments that follow each other in the layout there is no data that a filling could overwrite.
+            near = offset == stop or (self._in_order and index == last + 1 and offset - stop <= GAP)
+            if run and (not near or end - start > PIECE):
+                yield run
+                run = []
+            if not run:
+                start = offset
+            run.append(one)
+            stop, last = end, index
+        if run:
+            yield run
 
     def tell(self, length: int) -> None:
         """So many bytes more are written."""
@@ -90,28 +100,26 @@ class Mover:
         self.layout = work.layout
         self.fd = fd
         self.check = check
-        self.small: list[tuple[int, int, bytes]] = []  # (offset, index, bytes)
-        self.small_bytes = 0
-        last = -1
-        self.in_order = True
-        for data in self.layout.data:
-            if data.offset < last:
-                self.in_order = False
-                break
-            last = data.offset
+        self.held = memoryview(b"")  # what was read at once for several small segments
 
     def run(self, computed: list[int]) -> None:
         """Move the ``computed`` segments, then items until none is left or another mover has failed."""
+        made: dict[int, bytes] = {}  # small ones wait for neighbours
+        waiting = 0  # bytes
         for index in computed:
             data = self.layout.data[index]
             try:
                 if data.storage.nbytes >= SMALL:
                     self._move(index, data)
                 else:
-                    self._computed(index, data)
+                    made[index] = _computed(data.storage)
+                    waiting += len(made[index])
             except CheckpointError as error:
                 raise _named(error, data) from error.__cause__
-        self._write_small()
+            if waiting >= GATHERED:
+                self._write_made(made)
+                waiting = 0
+        self._write_made(made)
         for item in self.work.items:
             if self.work.failure is not None:
                 return
@@ -122,7 +130,7 @@ class Mover:
                 except CheckpointError as error:
                     raise _named(error, data) from error.__cause__
             else:
-                self._gather(item)
+                self._write_run(item, None)
 
     # -- large segments ------------------------------------------------------------------------------------------------------------
     def _move(self, index: int, data: Data) -> None:
@@ -159,89 +167,79 @@ class Mover:
             fill(memoryview(b""))
 
     # -- small segments ------------------------------------------------------------------------------------------------------------
-    def _gather(self, near: list[tuple[int, int]]) -> None:
-        """Move the small segments of these places and indices, those near to each other in the source by one read."""
-        near.sort()
+    def _write_made(self, made: dict[int, bytes]) -> None:
+        for run in self.work.runs([(self.layout.data[index].offset, 0, index) for index in made]):
+            self._write_run(run, made)
+        made.clear()
+
+    def _write_run(self, run: list[Small], made: dict[int, bytes] | None) -> None:
+        """Fill the buffer with small segments, from ``made`` or from their sources, and write it."""
+        base = stop = run[0][0]
+        view = memoryview(self.check.buffer)
+        parts: list[Part] = []
+        for offset, _, index in run:
+            if offset != stop:
+                view[stop - base : offset - base] = bytes(offset - stop)
+                parts.append((NO_DATA, offset - stop))
+            count = self.layout.data[index].storage.nbytes
+            stop = offset + count
+            parts.append((index, count))
+            if made is not None:
+                view[offset - base : stop - base] = made[index]
+        if made is None:
+            self._gather(run, base, view)
+        write_at(self.fd, view[: stop - base], base)
+        self.check.piece(base, stop - base, parts)
+        self.work.tell(sum(count for index, count in parts if index != NO_DATA))
+
+    def _gather(self, run: list[Small], base: int, view: memoryview) -> None:
+        """Read segments into their places in ``view``, which stands for the destination from ``base``; near ones by one read."""
         segments = self.layout.data
         together: list[Placed] = []
         file: SourceFile | None = None
         start = stop = 0
-        for _, index in near:
-            storage: Any = segments[index].storage
+        for _, _, index in sorted(run, key=_rank):
+            data = segments[index]
+            storage: Any = data.storage
             try:
                 source, at, length = _lead(storage) or (*(plain_span(storage) or (None, 0)), 0)
             except CheckpointError as error:
-                raise _named(error, segments[index]) from error.__cause__
+                raise _named(error, data) from error.__cause__
             end = at + length + storage.nbytes
             if together and (source is not file or at < start or at - stop > GAP or end - start > PIECE):
-                self._read(file, start, stop, together)
+                self._read(file, start, stop, together, view)
                 together = []
             if not together:
                 file, start, stop = source, at, end
-            together.append((index, storage, at, length))
+            together.append((data, at, length, data.offset - base))
             stop = max(stop, end)
-        if together:
-            self._read(file, start, stop, together)
-        self._write_small()
+        self._read(file, start, stop, together, view)
 
-    def _read(self, file: Any, start: int, stop: int, together: list[Placed]) -> None:
-        segments, small = self.layout.data, self.small
-        held = bytearray(stop - start)
-        index = together[0][0]
+    def _read(self, file: Any, start: int, stop: int, together: list[Placed], view: memoryview) -> None:
+        if len(self.held) < stop - start:
+            self.held = memoryview(bytearray(max(stop - start, min(PIECE, self.layout.size))))
+        held = self.held
+        data = together[0][0]
         try:
-            file.read_into(start, memoryview(held))
-            for index, storage, at, headed in together:
+            file.read_into(start, held[: stop - start])
+            for data, at, headed, into in together:
+                storage: Any = data.storage
                 count = storage.nbytes
                 begin = storage.settle(held, at - start, at + headed + count) if headed else at - start
-                small.append((segments[index].offset, index, bytes(held[begin : begin + count])))
+                view[into : into + count] = held[begin : begin + count]
         except CheckpointError as error:
-            raise _named(error, segments[index]) from error.__cause__
+            raise _named(error, data) from error.__cause__
 
-    def _computed(self, index: int, data: Data) -> None:
-        raw = bytearray(data.storage.nbytes)
-        fill = _reader(data.storage)
-        fill(memoryview(raw))
-        fill(memoryview(b""))
-        self.small.append((data.offset, index, bytes(raw)))
-        self.small_bytes += len(raw)
-        if self.small_bytes >= GATHERED:
-            self._write_small()
 
-    def _write_small(self) -> None:
-        """Small segments in the destination's order, near neighbours in one write; headers between them are written later."""
-        self.small.sort()
-        run: list[bytes] = []
-        parts: list[Part] = []
-        start = stop = last = 0
-        in_order = self.in_order
-        for offset, index, raw in self.small:
-            end = offset + len(raw)
-            # Between two data segments that follow each other in the layout there is no data that a filling could overwrite.
-            if offset != stop or not run or end - start > PIECE:
-                near = in_order and index == last + 1 and offset - stop <= GAP
-                if run and (not (near or offset == stop) or end - start > PIECE):
-                    self._write_run(start, run, parts)
-                    run, parts = [], []
-                if not run:
-                    start = offset
-                elif offset != stop:
-                    run.append(bytes(offset - stop))
-                    parts.append((NO_DATA, offset - stop))
-            run.append(raw)
-            parts.append((index, len(raw)))
-            stop, last = end, index
-        if run:
-            self._write_run(start, run, parts)
-        self.small, self.small_bytes = [], 0
+_rank = itemgetter(1)
 
-    def _write_run(self, offset: int, run: list[bytes], parts: list[Part]) -> None:
-        buffer = self.check.buffer
-        joined = b"".join(run)
-        count = len(joined)
-        buffer[:count] = joined
-        write_at(self.fd, memoryview(buffer)[:count], offset)
-        self.check.piece(offset, count, parts)
-        self.work.tell(sum(count for index, count in parts if index != NO_DATA))
+
+def _computed(storage: Storage) -> bytes:
+    raw = bytearray(storage.nbytes)
+    fill = _reader(storage)
+    fill(memoryview(raw))
+    fill(memoryview(b""))
+    return bytes(raw)
 
 
 def _lead(storage: Any) -> tuple[SourceFile, int, int] | None:

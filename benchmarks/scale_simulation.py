@@ -26,9 +26,9 @@ SHARE = FILES // SAMPLE
 SEED = 8
 
 # -- measured on one core of the machine of benchmarks/results/speed.json (user + system seconds, which other work disturbs least)
-CPU_GB = 1.1  # GB/s converted and verified: 500 MB in 300 tensors, 0.497 s less 0.044 s of start
-CPU_FILE = 0.0041  # s a file in a warm worker, journal included: 8.23 s for 2,000 files of 100 kB
-TORCH_GB, TORCH_FILE = 0.38, 1.75  # torch.load + save_file, a process each: 3.07 s for 500 MB, 1.97 s for 45 MB
+CPU_GB = 2.05  # GB/s converted and verified: 500 MB in 300 tensors, 0.281 s less 0.038 s of start
+CPU_FILE = 0.0027  # s a file in a warm worker, journal included: 5.44 s for 2,000 files of 100 kB
+TORCH_GB, TORCH_FILE = 0.77, 1.43  # torch.load + save_file, a process each: 2.08 s for 500 MB, 1.49 s for 45 MB
 PEAK_MB, TORCH_PEAK = 26, 1.46  # resident: a worker; torch, as a multiple of the file
 # -- measured by --journal 100000, the same machine with other work on it
 JOURNAL_ROWS, JOURNAL_BYTES, DRIVER_BYTES = 1926, 1036, 4871

@@ -119,7 +119,7 @@ def _saved(seed: int, kind: str) -> bytes:
     import io
 
     torch = _torch()
-    if kind == "big":  # enough for the thread that reads back
+    if kind == "big":  # enough for two threads
         content: Any = weights(seed, 6, 500)
     elif kind == "training":
         model = torch.nn.Linear(8, 8)

@@ -6,6 +6,7 @@ the polynomial (Adler's ``crc32_combine`` of zlib). So the CRC of a member's tai
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any, cast
@@ -17,7 +18,7 @@ _POLYNOMIAL = 0xEDB88320  # reflected
 
 def crc32_for(nbytes: int) -> Crc32:
     """A function ``(data, value) → CRC-32`` for so many bytes in all: ISA-L's where it is installed, some ten times as fast as zlib's."""
-    if nbytes >= WORTHWHILE:
+    if nbytes >= WORTHWHILE or "isal.isal_zlib" in sys.modules:
         try:
             from isal import isal_zlib
         except ImportError:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from formats.core.buffers import room
 from formats.core.files import PIECE, SourceFile
 from formats.core.positioned import read_at
 
@@ -58,7 +59,7 @@ def of_file(file: SourceFile, stopped: Callable[[], bool] = lambda: False) -> st
 def sha256(fd: int, size: int) -> str:
     """The sha256 of the first ``size`` bytes behind a descriptor, 64 hexadecimal digits."""
     made = hashlib.sha256()
-    buffer = memoryview(bytearray(min(size, PIECE)))
+    buffer = room(min(size, PIECE), 0)
     for at in range(0, size, PIECE):
         piece = buffer[: min(PIECE, size - at)]
         read_at(fd, piece, at)

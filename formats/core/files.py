@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from formats.core.buffers import room
 from formats.core.errors import CorruptCheckpoint, SystemIOError, UnknownFormat
 
 PIECE = 1 << 20  # bytes read or written at once; larger pieces were no faster and cost memory
@@ -75,7 +76,7 @@ class SourceFile:
 
     def pieces(self, offset: int, length: int) -> Iterator[memoryview]:
         """The bytes ``[offset, offset + length)`` in order; each piece is valid until the next is asked for."""
-        buffer = memoryview(bytearray(min(length, PIECE)))
+        buffer = room(min(length, PIECE), offset)
         stop = offset + length
         while offset < stop:
             piece = buffer[: min(PIECE, stop - offset)]

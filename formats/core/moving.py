@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any
 
+from formats.core.buffers import PAGE, Buffer, borrow, give_back
 from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
 from formats.core.files import SourceFile
 from formats.core.layout import Data, Layout
 from formats.core.positioned import write_at
 from formats.core.readback import LEAD, NO_DATA, PIECE, Part, ReadBack
-from formats.core.storage import Storage, plain_span
+from formats.core.storage import Storage, anywhere, plain_span
 
 Observe = Callable[[int, int], None]
 Placed = tuple[Data, int, int, int]  # (segment, offset in the source, bytes before the data there, offset in the buffer)
@@ -34,12 +35,15 @@ Item = int | list[Small]  # the index of a large segment, or small ones that one
 
 
 class Work:
-    """What is to be moved: ``computed`` segments by one mover, in the source's order; ``items`` by whichever mover comes next."""
+    """What is to be moved: ``computed`` segments by one mover, in the source's order; ``items`` by whichever mover comes next.
+
+    Computed are those that are inflated on the way, say, which is done once where it is done in order, and small ones.
+    """
 
     def __init__(self, layout: Layout, order: list[int], observe: Observe | None) -> None:
         self.layout = layout
         self.observe = observe
-        self.computed: list[int] = []  # what is inflated, say, is inflated once where it is read in order
+        self.computed: list[int] = []
         self.nbytes = 0  # of the items
         self.failure: BaseException | None = None  # ends all movers
         self.done = 0
@@ -52,7 +56,7 @@ class Work:
             data = layout.data[index]
             storage = data.storage
             try:
-                if not hasattr(storage, "lead") and plain_span(storage) is None:
+                if not hasattr(storage, "lead") and plain_span(storage) is None and (storage.nbytes < SMALL or not anywhere(storage)):
                     self.computed.append(index)
                     continue
             except CheckpointError as error:
@@ -100,7 +104,7 @@ class Mover:
         self.layout = work.layout
         self.fd = fd
         self.check = check
-        self.held = memoryview(b"")  # what was read at once for several small segments
+        self.held: Buffer | None = None  # for what is read at once for several small segments
 
     def run(self, computed: list[int]) -> None:
         """Move the ``computed`` segments, then items until none is left or another mover has failed."""
@@ -132,18 +136,24 @@ class Mover:
             else:
                 self._write_run(item, None)
 
+    def close(self) -> None:
+        """Nothing more is to be moved."""
+        self.check.close()
+        if self.held is not None:
+            give_back(self.held)
+
     # -- large segments ------------------------------------------------------------------------------------------------------------
     def _move(self, index: int, data: Data) -> None:
         storage: Any = data.storage
         offset, stop = data.offset, data.offset + storage.nbytes
+        buffer, view = self.check.buffer, self.check.buffer.view
         lead = _lead(storage)
         if lead is not None:
             file, at, length = lead
             count = min(PIECE - offset % PIECE, stop - offset)
-            buffer = self.check.buffer
-            view = memoryview(buffer)
-            file.read_into(at, view[: length + count])
-            begin = storage.settle(view, 0, at + length + storage.nbytes)
+            begin = buffer.place(offset, at, length)
+            file.read_into(at, view[begin : begin + length + count])
+            begin = storage.settle(view, begin, at + length + storage.nbytes)
             write_at(self.fd, view[begin : begin + count], offset)
             self.check.piece(offset, count, [(index, count)], begin)
             offset += count
@@ -152,15 +162,16 @@ class Mover:
         fill = _reader(storage) if span is None else None
         while offset < stop and self.work.failure is None:
             count = min(PIECE - offset % PIECE, stop - offset)
-            buffer = self.check.buffer
-            view = memoryview(buffer)[:count]
-            if span is not None:
-                span[0].read_into(span[1] + offset - data.offset, view)
+            at = None if span is None else span[1] + offset - data.offset
+            begin = buffer.place(offset, at)
+            piece = view[begin : begin + count]
+            if span is not None and at is not None:
+                span[0].read_into(at, piece)
             else:
                 assert fill is not None
-                fill(view)
-            write_at(self.fd, view, offset)
-            self.check.piece(offset, count, [(index, count)])
+                fill(piece)
+            write_at(self.fd, piece, offset)
+            self.check.piece(offset, count, [(index, count)], begin)
             offset += count
             self.work.tell(count)
         if fill is not None and offset == stop:
@@ -175,7 +186,8 @@ class Mover:
     def _write_run(self, run: list[Small], made: dict[int, bytes] | None) -> None:
         """Fill the buffer with small segments, from ``made`` or from their sources, and write it."""
         base = stop = run[0][0]
-        view = memoryview(self.check.buffer)
+        begin = self.check.buffer.place(base)
+        view = self.check.buffer.view[begin:]
         parts: list[Part] = []
         for offset, _, index in run:
             if offset != stop:
@@ -189,7 +201,7 @@ class Mover:
         if made is None:
             self._gather(run, base, view)
         write_at(self.fd, view[: stop - base], base)
-        self.check.piece(base, stop - base, parts)
+        self.check.piece(base, stop - base, parts, begin)
         self.work.tell(sum(count for index, count in parts if index != NO_DATA))
 
     def _gather(self, run: list[Small], base: int, view: memoryview) -> None:
@@ -216,12 +228,13 @@ class Mover:
         self._read(file, start, stop, together, view)
 
     def _read(self, file: Any, start: int, stop: int, together: list[Placed], view: memoryview) -> None:
-        if len(self.held) < stop - start:
-            self.held = memoryview(bytearray(max(stop - start, min(PIECE, self.layout.size))))
-        held = self.held
+        if self.held is None or len(self.held.view) < stop - start + 2 * PAGE:
+            self.held = borrow(max(stop - start, min(PIECE, self.layout.size)))
+        place = self.held.place(start)
+        held = self.held.view[place : place + stop - start]
         data = together[0][0]
         try:
-            file.read_into(start, held[: stop - start])
+            file.read_into(start, held)
             for data, at, headed, into in together:
                 storage: Any = data.storage
                 count = storage.nbytes

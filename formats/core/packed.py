@@ -14,8 +14,9 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from formats.core import array_copy
+from formats.core.crc import crc32_for
 from formats.core.errors import CorruptCheckpoint, Unsupported
-from formats.core.storage import BytesStorage, Storage, plain_span
+from formats.core.storage import Storage, anywhere, plain_span
 
 if TYPE_CHECKING:
     from formats.core.tensor import TensorView
@@ -45,13 +46,14 @@ class Packed:
     Raises `Unsupported` for a negated tensor of a type that has no negatives.
     """
 
-    __slots__ = ("_dims", "_first", "_item", "inner", "location", "nbytes", "view")
+    __slots__ = ("_dims", "_first", "_item", "inner", "inner_crc", "location", "nbytes", "view")
 
     def __init__(self, view: TensorView) -> None:
         if view.neg and (view.dtype.kind in ("bool", "quantized") or view.dtype.name in _NO_NEGATIVE):
             raise Unsupported(f"a negated tensor of {view.dtype.name}, which has no negatives")
         self.view = view
         self.inner: Storage = view.storage
+        self.inner_crc: int | None = None  # of all its bytes, where making the blocks has read each of them once and in order
         self.nbytes = view.nbytes
         self.location = view.storage.location
         pairs = [(n, s) for n, s in zip(view.shape, view.strides, strict=True) if n != 1]
@@ -80,7 +82,7 @@ class Packed:
         source = _Source(self.inner, self._item)
         source.keep(self._first, dims)
         budget = self._budget(source.sequential)
-        at = first
+        at, block = first, bytearray()
         while at < last:
             room = min(last - at, budget)
             # The outermost dimension whose boxes begin here and fit; the innermost always does, its step being one item (or a pair).
@@ -88,10 +90,13 @@ class Packed:
             size, _, step = dims[d]
             count = min(room // step, size - at // step % size) if room >= step else room
             base = self._first + sum(at // dim.step % dim.size * dim.stride for dim in dims[: d + 1])
-            block = bytearray(count * step * self._item)
+            if len(block) != count * step * self._item:
+                block = bytearray(count * step * self._item)
             source.fill(block, base, [Dim(count, dims[d].stride, step), *dims[d + 1 :]])
             yield at, block
             at += count * step
+        if source.summed == self.inner.nbytes:
+            self.inner_crc = source.crc
 
     def _budget(self, sequential: bool) -> int:
         """Items to a block: few where a small block's source lies together, many where it is spread over the storage."""
@@ -143,9 +148,13 @@ class _Source:
         self.storage = storage
         self.item = item
         # What is no plain range of a file (a deflated record) is read forward only, through any gap.
-        self.sequential = not _random_access(storage)
+        self.sequential = not anywhere(storage)
         self.gap = storage.nbytes if self.sequential else GAP
         self.kept: tuple[int, memoryview] | None = None
+        self._raw = bytearray()
+        self._crc32 = crc32_for(storage.nbytes)
+        self.crc = 0
+        self.summed = 0  # bytes from the storage's start that `crc` is of; −1 where they were not read one after the other
 
     def keep(self, base: int, dims: list[Dim]) -> None:
         """Read the window's whole range once where it is small: blocks of expanded or overlapping windows share their source."""
@@ -202,7 +211,9 @@ class _Source:
         for d in apart:
             moved.append(d._replace(stride=size))
             size *= d.size
-        raw = memoryview(bytearray(size * self.item))
+        if len(self._raw) != size * self.item:
+            self._raw = bytearray(size * self.item)
+        raw = memoryview(self._raw)
         width, at = extent * self.item, 0
         for index in product(*(range(d.size) for d in reversed(apart))):
             begin = base + sum(i * d.stride for i, d in zip(index, reversed(apart), strict=True))
@@ -212,21 +223,22 @@ class _Source:
 
     def _read(self, base: int, into: memoryview) -> None:
         """Fill ``into`` with the bytes from item ``base``."""
-        start = base * self.item
-        done, stop = 0, start + len(into)
-        for piece in self.storage.chunks(start, stop):
-            into[done : done + len(piece)] = piece
-            done += len(piece)
+        start, done = base * self.item, 0
+        span = plain_span(self.storage)
+        if span is not None:
+            span[0].read_into(span[1] + start, into)
+            done = len(into)
+        else:
+            for piece in self.storage.chunks(start, start + len(into)):
+                into[done : done + len(piece)] = piece
+                done += len(piece)
         if done != len(into):
             raise CorruptCheckpoint(f"storage gave {done} bytes where {len(into)} were asked for")
-
-
-def _random_access(storage: Storage) -> bool:
-    """Whether reading a little anywhere costs little: a range of a file or of memory, swapped or not."""
-    base: Any = storage
-    while (inner := getattr(base, "inner", None)) is not None:
-        base = inner
-    return isinstance(base, BytesStorage) or plain_span(base) is not None
+        if self.summed == start:
+            self.crc = self._crc32(into, self.crc)
+            self.summed += done
+        else:
+            self.summed = -1
 
 
 def copy_box(target: memoryview, into: int, source: memoryview, base: int, dims: list[Dim]) -> None:

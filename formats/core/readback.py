@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from formats.core.buffers import ALLOCATED, PAGE, borrow, give_back
 from formats.core.crc import crc32_for
 from formats.core.errors import CorruptCheckpoint, ParityFailed
 from formats.core.layout import Layout
@@ -28,32 +29,37 @@ class ReadBack:
         self.read_back = read_back
         self.crcs = crcs
         self.wanted = read_back >= 0 or bool(layout.late)
-        self.buffer = bytearray(min(PIECE, layout.size) + LEAD)
-        self._own = memoryview(bytearray(min(PIECE, layout.size) if read_back >= 0 else 0))
+        self.buffer = borrow(min(PIECE, layout.size) + LEAD)
+        self._own = bytearray(min(PIECE, layout.size) + PAGE if read_back >= 0 else 0)
         self._crc32 = crc32_for(layout.size)
 
-    def piece(self, offset: int, length: int, parts: list[Part], begin: int = 0) -> None:
+    def piece(self, offset: int, length: int, parts: list[Part], begin: int) -> None:
         """``length`` bytes of the buffer from ``begin`` stand at ``offset`` now, and are ``parts`` one after the other."""
         if not self.wanted:
             return
+        view = self.buffer.view[begin : begin + length]
         if self.read_back >= 0:
-            view = self._own[:length]
-            read_at(self.read_back, view, offset)
-            if not self.buffer.startswith(view, begin):  # compares like memcmp, without a copy
+            place = (offset - ALLOCATED) % PAGE
+            found = memoryview(self._own)[place : place + length]
+            read_at(self.read_back, found, offset)
+            if not self._own.startswith(view, place):  # compares like memcmp, without a copy
                 name = self.layout.data[parts[0][0]].name
                 raise ParityFailed(f"bytes {offset} to {offset + length} on disk (tensor {name!r:.200}) are not what was written")
-        else:
-            view = memoryview(self.buffer)[begin : begin + length]
+            view = found
         at, crc32, crcs = 0, self._crc32, self.crcs
         for index, count in parts:
             if index != NO_DATA:
                 crcs[index] = crc32(view[at : at + count], crcs[index])
             at += count
 
+    def close(self) -> None:
+        """Nothing more is to be checked."""
+        give_back(self.buffer)
+
 
 def compare_stored(layout: Layout, crcs: list[int]) -> None:
     """Compare the sums with the checksums that the source holds: `CorruptCheckpoint` where the source contradicts its own."""
-    partial: list[tuple[Any, str]] = []
+    partial: list[tuple[Any, str, int | None]] = []
     for data, crc in zip(layout.data, crcs, strict=True):
         storage: Any = data.storage
         find = getattr(storage, "stored_crc", None)
@@ -62,18 +68,18 @@ def compare_stored(layout: Layout, crcs: list[int]) -> None:
             if crc != stored:
                 _refuse(storage, data.name, stored)
         elif (inner := getattr(storage, "inner", None)) is not None:
-            partial.append((inner, data.name))
+            partial.append((inner, data.name, getattr(storage, "inner_crc", None)))
     if not partial:
         return
     # Of storages that only parts were taken of, the whole has to be read once more to know whether it is sound.
     proved = {id(data.storage) for data in layout.data if _stored_crc(data.storage) is not None}
-    for base, name in partial:
+    for base, name, found in partial:
         stored = _stored_crc(base)
         while stored is None and (inner := getattr(base, "inner", None)) is not None:
-            base, stored = inner, _stored_crc(inner)
+            base, stored, found = inner, _stored_crc(inner), None
         if stored is not None and id(base) not in proved:
             proved.add(id(base))
-            if _crc(base) != stored:
+            if (_crc(base) if found is None else found) != stored:
                 _refuse(base, name, stored)
 
 

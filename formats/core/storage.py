@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from formats.core.errors import CorruptCheckpoint
 from formats.core.files import PIECE, SourceFile
@@ -112,6 +112,14 @@ class Swapped:
             swapped = memoryview(values).cast("B")
             yield swapped[max(start - at, 0) : max(min(stop - at, whole), 0)]
             at += whole
+
+
+def anywhere(storage: Storage) -> bool:
+    """Whether reading a little of it anywhere costs little: a range of a file or of memory, swapped or not."""
+    base: Any = storage
+    while (inner := getattr(base, "inner", None)) is not None:
+        base = inner
+    return isinstance(base, BytesStorage) or hasattr(base, "lead") or plain_span(base) is not None
 
 
 def read_all(storage: Storage, start: int = 0, stop: int | None = None) -> bytes:

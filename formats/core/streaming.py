@@ -58,6 +58,8 @@ def stream(layout: Layout, order: list[int], fd: int, read_back: int, observe: O
         movers[0].run(work.computed)
     else:
         _side_by_side(work, movers)
+    for mover in movers:
+        mover.close()
     if read_back >= 0:
         compare_stored(layout, crcs)
     _write_rest(_rest(layout, crcs), fd, read_back)

@@ -1,0 +1,63 @@
+"""Buffers that stand at the right place in a page for the kernel's copies.
+
+Where a copy's destination lies 1 to 63 bytes after its source, both taken modulo the page, processors that copy by ``rep movsb`` take
+every store for one that the next load may depend on: 120 µs a MiB become 400 to 600 (AMD Zen 3; glibc's bug 30994 tells the same of
+Zen 4). A large ``bytearray`` begins 16 bytes into a page, so that reading a file from a page's start into it is just such a copy.
+"""
+
+from __future__ import annotations
+
+PAGE = 4096
+NEAR = 64  # bytes: a destination that follows its source by less is slow
+ALLOCATED = 16  # where in a page the C library lets a large allocation begin
+SMALL = 64 << 10  # bytes: for less it does not matter
+_KEPT = 6  # buffers that a process keeps for the next file: fresh memory costs a page fault for each page
+
+_spare: list[Buffer] = []
+
+
+class Buffer:
+    """``nbytes`` writable bytes and two pages more, so that a piece may begin anywhere in a page. `view` is all of it."""
+
+    __slots__ = ("_phase", "view")
+
+    def __init__(self, nbytes: int) -> None:
+        from array import array  # tells its address, as no other buffer of the standard library does
+
+        raw = array("B", b"\0") * (nbytes + 2 * PAGE)
+        self.view = memoryview(raw)
+        self._phase = raw.buffer_info()[0] % PAGE
+
+    def place(self, offset: int, source: int | None = None, lead: int = 0) -> int:
+        """Where in `view` to put bytes that are read from ``source`` on in one file and belong at ``offset`` in another, or in the same.
+
+        ``lead`` bytes, or up to `NEAR` fewer, are read before them and not written.
+        """
+        start = (offset - lead - self._phase + (NEAR if lead else 0)) % PAGE
+        if source is not None and 0 < (self._phase + start - source) % PAGE < NEAR:
+            start += NEAR
+        return start
+
+
+def borrow(nbytes: int) -> Buffer:
+    """A buffer for ``nbytes``, of unknown content; `give_back` it."""
+    while _spare:
+        found = _spare.pop()
+        if len(found.view) >= nbytes + 2 * PAGE:
+            return found
+    return Buffer(nbytes)
+
+
+def give_back(buffer: Buffer) -> None:
+    """``buffer`` is not in use any more."""
+    if len(_spare) < _KEPT:
+        _spare.append(buffer)
+
+
+def room(nbytes: int, offset: int) -> memoryview:
+    """``nbytes`` writable bytes to read from ``offset`` on, and from whole pages further on."""
+    if nbytes < SMALL:
+        return memoryview(bytearray(nbytes))
+    buffer = Buffer(nbytes)
+    start = buffer.place(offset)
+    return buffer.view[start : start + nbytes]

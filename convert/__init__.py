@@ -9,9 +9,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from convert.api import Opened, RunOptions, Tensor, convert, inspect, open, verify
     from formats.core.errors import CheckpointError
 

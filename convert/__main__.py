@@ -7,7 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 # Whoever has one of these may have left something to do at the end of the process.
 _HEAVY = frozenset(

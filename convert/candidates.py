@@ -6,7 +6,6 @@ What is an optimizer by its shape, or a scheduler, a loss, random state or setti
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from convert import packed_params
 from convert.modules import module_fields, state_dict_of
@@ -15,6 +14,10 @@ from formats.core.errors import CorruptCheckpoint, LimitExceeded
 from formats.core.pattern import pattern
 from formats.core.record import record
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # Names, in lower case, that a part of a checkpoint is known by when it is not the model.
 _NOT_MODEL = pattern(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from formats.core.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 LEVELS = ("none", "bytes", "run")
 KEEPS = ("none", "all")

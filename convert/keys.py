@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from formats.core.checkpoint import Ordered, StateDict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # DataParallel and DistributedDataParallel; torch.compile.
 WRAPPERS = ("module.", "_orig_mod.")

@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from formats.core.checkpoint import Ordered, Record, StateDict, children
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
 from formats.core.tensor import CompositeTensor, TensorView
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_KEYS = 2_000_000  # sub-modules shared many times over name their tensors exponentially often
 

@@ -6,7 +6,6 @@ import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from convert import naming
 from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job
@@ -21,6 +20,7 @@ from formats.core.protocol import Format
 from formats.core.record import changed
 from formats.core.tensor import CompositeTensor
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from convert.reshape import Reshaping
     from convert.select import Choice

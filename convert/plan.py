@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from convert import __version__, naming
 from convert.job import Job
@@ -18,7 +17,10 @@ from formats.core.record import record
 from formats.core.tensor import CompositeTensor
 from formats.core.ties import tied
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from convert.casting import Casting
     from convert.reshape import Reshaping
     from convert.select import Choice, Dropped

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from convert.text import count, shown, size
 from formats.core.errors import CheckpointError
 from formats.core.record import made, record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from convert.casting import Casting
 
 INTERNAL = 69  # exit code of a fault of the program itself: the tool cannot

@@ -9,7 +9,6 @@ beside it only when asked for; candidates for different models are all taken, ea
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from convert.candidates import Candidate, candidates, entries, flatten, is_container, is_flat, is_optimizer, is_tensor, join
 from convert.keys import strip_wrappers
@@ -20,6 +19,10 @@ from formats.core.pattern import pattern
 from formats.core.record import made, record
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 from formats.core.ties import identity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _COPY = pattern(
     r"(?:^|[_\-. ])(?:best|last|latest|final|init|initial|prev|previous|old|backup|teacher|student|target|online|momentum|"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 LIMIT = 120  # characters; a longer text loses its middle
 MARKS = 4  # combining characters on one letter; more of them grow over the lines above and below

@@ -7,7 +7,6 @@ from functools import cache
 from importlib import import_module  # noqa: TID251 - names come from the rows below alone
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from formats.core.checkpoint import Checkpoint
 from formats.core.errors import (
@@ -22,6 +21,10 @@ from formats.core.errors import (
 from formats.core.files import SourceFile, located
 from formats.core.probe import Probe
 from formats.core.protocol import Format, Match
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 ENTRY_POINT = "ckpt_convert.formats"
 MAX_DEPTH = 2  # archives around a checkpoint

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from formats.core.checkpoint import Checkpoint, Content
 from formats.core.composites import DESCRIPTION, rebuild, recorded_ties
@@ -22,7 +21,10 @@ from formats.core.safetensors_layout import CAPABILITIES, MAX_HEADER, lay_out
 from formats.core.storage import FileSpan
 from formats.core.tensor import MAX_DIMS, TensorView
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from formats.core.safetensors_header import Header
 
 _WITHOUT_TORCH = frozenset({"F6_E2M3", "F6_E3M2"})

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from formats.core.files import SourceFile
 from formats.core.record import made, record
 from formats.core.tensor import CompositeTensor, TensorView
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+else:
+    Any = object
 
 
 class Latin1(str):

@@ -22,13 +22,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
 
 from formats.core.checkpoint import Ordered, StateDict
 from formats.core.dtype import BY_NAME
 from formats.core.errors import CorruptCheckpoint, Unsupported
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 from formats.core.ties import tied
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
 
 DESCRIPTION = "ckpt_convert.tensors"
 REST = "ckpt_convert.rest"  # metadata key: the files beside the weights that hold the rest of the checkpoint

@@ -9,9 +9,12 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Callable
-from typing import Any, cast
 
-Crc32 = Callable[[Any, int], int]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Crc32 = Callable[[Any, int], int]
 WORTHWHILE = 16 << 20  # bytes: for less, importing the faster function takes longer than it saves
 _POLYNOMIAL = 0xEDB88320  # reflected
 
@@ -24,7 +27,7 @@ def crc32_for(nbytes: int) -> Crc32:
         except ImportError:
             pass
         else:
-            return cast("Crc32", isal_zlib.crc32)
+            return isal_zlib.crc32
     return zlib.crc32
 
 

@@ -7,7 +7,10 @@ the file fills in ``path`` (`with_path`).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class CheckpointError(Exception):

@@ -8,10 +8,13 @@ from _thread import allocate_lock  # what threading.Lock is, without the rest
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from formats.core.buffers import room
 from formats.core.errors import CorruptCheckpoint, SystemIOError, UnknownFormat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PIECE = 1 << 20  # bytes read or written at once; larger pieces were no faster and cost memory
 

@@ -6,11 +6,16 @@ The opcodes that carry no objects of their own are in `unpickle.py`; here is wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
 
 from formats.core.checkpoint import Global, Ordered, Record
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
 from formats.core.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+else:
+    Any = Protocol = object
 
 PersistentLoad = Callable[[Any], Any]
 
@@ -22,11 +27,9 @@ class Rebuilder(Protocol):
 
     def build(self, target: Any, state: Any) -> bool:
         """Give ``state`` to a value that a constructor made; False where it takes none."""
-        ...
 
     def finish(self) -> None:
         """Raise where something was begun and not completed."""
-        ...
 
 
 @record(frozen=True)

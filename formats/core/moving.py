@@ -12,7 +12,6 @@ from __future__ import annotations
 from _thread import allocate_lock
 from collections.abc import Callable, Iterator
 from operator import itemgetter
-from typing import Any
 
 from formats.core.buffers import PAGE, Buffer, borrow, give_back
 from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
@@ -22,7 +21,21 @@ from formats.core.positioned import write_at
 from formats.core.readback import LEAD, NO_DATA, PIECE, Part, ReadBack
 from formats.core.storage import Storage, anywhere, plain_span
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+else:
+    Protocol = object
+
 Observe = Callable[[int, int], None]
+
+
+class Follower(Protocol):
+    """Is told which bytes of the output, ``[offset, offset + length)``, are written."""
+
+    def wrote(self, offset: int, length: int) -> None: ...
+
+
 Placed = tuple[Data, int, int, int]  # (segment, offset in the source, bytes before the data there, offset in the buffer)
 
 SMALL = 128 << 10  # bytes: smaller segments are gathered, and written in the destination's order
@@ -40,9 +53,10 @@ class Work:
     Computed are those that are inflated on the way, say, which is done once where it is done in order, and small ones.
     """
 
-    def __init__(self, layout: Layout, order: list[int], observe: Observe | None) -> None:
+    def __init__(self, layout: Layout, order: list[int], observe: Observe | None, follower: Follower | None = None) -> None:
         self.layout = layout
         self.observe = observe
+        self.follower = follower
         self.computed: list[int] = []
         self.nbytes = 0  # of the items
         self.failure: BaseException | None = None  # ends all movers
@@ -50,13 +64,17 @@ class Work:
         self._lock = allocate_lock()
         offsets = [data.offset for data in layout.data]
         self._in_order = offsets == sorted(offsets)
-        large: list[Item] = []
+        large: list[int] = []
         small: list[Small] = []
         for rank, index in enumerate(order):
             data = layout.data[index]
             storage = data.storage
             try:
-                if not hasattr(storage, "lead") and plain_span(storage) is None and (storage.nbytes < SMALL or not anywhere(storage)):
+                if (
+                    not hasattr(storage, "lead")
+                    and plain_span(storage) is None
+                    and (storage.nbytes < SMALL or not anywhere(storage))
+                ):
                     self.computed.append(index)
                     continue
             except CheckpointError as error:
@@ -66,7 +84,9 @@ class Work:
                 large.append(index)
             else:
                 small.append((data.offset, rank, index))
-        self.items = iter([*large, *self.runs(small)])
+        if follower is not None:  # it reads from the output's start
+            large.sort(key=lambda index: layout.data[index].offset)
+        self.items: Iterator[Item] = iter([*large, *self.runs(small)])
 
     def runs(self, small: list[Small]) -> Iterator[list[Small]]:
         """Small segments in the destination's order, those together that one write takes; headers between them are written later."""
@@ -88,8 +108,10 @@ class Work:
         if run:
             yield run
 
-    def tell(self, length: int) -> None:
+    def tell(self, offset: int, length: int) -> None:
         """So many bytes more are written."""
+        if self.follower is not None:
+            self.follower.wrote(offset, length)
         if self.observe is not None:
             with self._lock:
                 self.done += length
@@ -156,24 +178,23 @@ class Mover:
             begin = storage.settle(view, begin, at + length + storage.nbytes)
             write_at(self.fd, view[begin : begin + count], offset)
             self.check.piece(offset, count, [(index, count)], begin)
+            self.work.tell(offset, count)
             offset += count
-            self.work.tell(count)
         span = plain_span(storage)
         fill = _reader(storage) if span is None else None
         while offset < stop and self.work.failure is None:
             count = min(PIECE - offset % PIECE, stop - offset)
-            at = None if span is None else span[1] + offset - data.offset
-            begin = buffer.place(offset, at)
+            begin = buffer.place(offset, None if span is None else span[1] + offset - data.offset)
             piece = view[begin : begin + count]
-            if span is not None and at is not None:
-                span[0].read_into(at, piece)
+            if span is not None:
+                span[0].read_into(span[1] + offset - data.offset, piece)
             else:
                 assert fill is not None
                 fill(piece)
             write_at(self.fd, piece, offset)
             self.check.piece(offset, count, [(index, count)], begin)
+            self.work.tell(offset, count)
             offset += count
-            self.work.tell(count)
         if fill is not None and offset == stop:
             fill(memoryview(b""))
 
@@ -202,7 +223,7 @@ class Mover:
             self._gather(run, base, view)
         write_at(self.fd, view[: stop - base], base)
         self.check.piece(base, stop - base, parts, begin)
-        self.work.tell(sum(count for index, count in parts if index != NO_DATA))
+        self.work.tell(base, stop - base)
 
     def _gather(self, run: list[Small], base: int, view: memoryview) -> None:
         """Read segments into their places in ``view``, which stands for the destination from ``base``; near ones by one read."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from formats.core import dtype as dtypes
 from formats.core.checkpoint import Global, Latin1, Record
 from formats.core.dtype import DType
 from formats.core.storage import BytesStorage, Storage, Swapped
 from formats.core.tensor import TensorView
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _ARRAYS = frozenset(
     f"numpy.{core}{part}" for core in ("core.", "_core.") for part in ("multiarray._reconstruct", "numeric._frombuffer")

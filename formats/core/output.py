@@ -167,12 +167,13 @@ def _write(
         temporary.create(None if old is None else stat.S_IMODE(old.st_mode) & 0o777)
         _preallocate(temporary, layout.size)
         read_back = temporary.reopen() if verify else -1
-        crcs = stream(layout, order, temporary.fd, read_back, observe)
         digested: str | None = None
         if digest:
-            from formats.core.digest import sha256
+            from formats.core.digest import digested_stream
 
-            digested = sha256(temporary.fd, layout.size)
+            crcs, digested = digested_stream(layout, order, temporary.fd, read_back, observe)
+        else:
+            crcs = stream(layout, order, temporary.fd, read_back, observe)
         if os.fstat(temporary.fd).st_size != layout.size:
             raise ParityFailed(f"has {os.fstat(temporary.fd).st_size} bytes on disk, {layout.size} were written")
         _flush(temporary.fd)  # whatever ``sync`` says: a name on the disk before its bytes would be a torn file

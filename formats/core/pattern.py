@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any, cast, overload
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, overload
 
 
 class _Late:
@@ -18,10 +21,17 @@ class _Late:
         return getattr(compiled, name)
 
 
-@overload
-def pattern(source: str, flags: int = 0) -> re.Pattern[str]: ...
-@overload
-def pattern(source: bytes, flags: int = 0) -> re.Pattern[bytes]: ...
-def pattern(source: str | bytes, flags: int = 0) -> re.Pattern[Any]:
-    """What ``re.compile(source, flags)`` gives, as far as its methods go."""
-    return cast("re.Pattern[Any]", _Late(source, flags))
+if TYPE_CHECKING:
+
+    @overload
+    def pattern(source: str, flags: int = 0) -> re.Pattern[str]: ...
+    @overload
+    def pattern(source: bytes, flags: int = 0) -> re.Pattern[bytes]: ...
+    def pattern(source: str | bytes, flags: int = 0) -> re.Pattern[Any]: ...
+
+else:
+
+    def pattern(source: str | bytes, flags: int = 0) -> re.Pattern[Any]:
+        """What ``re.compile(source, flags)`` gives, as far as its methods go."""
+        late: Any = _Late(source, flags)
+        return late

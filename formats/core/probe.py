@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from formats.core.errors import CheckpointError
 from formats.core.files import SourceFile, opened
 from formats.core.zip import ZipDirectory
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from formats.core.tar import TarDirectory
 

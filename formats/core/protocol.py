@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from formats.core.record import record
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+    from typing import Any, Protocol, TypeAlias
 
     from formats.core.checkpoint import Checkpoint, Content
     from formats.core.files import SourceFile
     from formats.core.layout import Layout
     from formats.core.probe import Probe
+else:
+    Protocol = object
 
 
 class Match(IntEnum):
@@ -31,11 +34,9 @@ class Reader(Protocol):
 
     def sniff(self, probe: Probe) -> Match:
         """Cheap, by content, never raises."""
-        ...
 
     def read(self, path: Path) -> Checkpoint:
         """Structure only: no tensor's bytes are read."""
-        ...
 
 
 class FileReader(Reader, Protocol):
@@ -43,7 +44,6 @@ class FileReader(Reader, Protocol):
 
     def read_file(self, file: SourceFile) -> Checkpoint:
         """As `read`, from a file that is open already, perhaps one inside another (`formats.core.subfile`)."""
-        ...
 
 
 Open: TypeAlias = "Callable[[Path | SourceFile], Checkpoint]"  # `formats.registry.open`, for what is inside
@@ -56,7 +56,6 @@ class NestingReader(Protocol):
 
     def read(self, source: Path | SourceFile, open_inner: Open) -> Checkpoint:
         """As `Reader.read`; whatever lies inside is opened by ``open_inner``, which counts how deep it is."""
-        ...
 
 
 @record(frozen=True)
@@ -79,7 +78,6 @@ class Writer(Protocol):
 
     def plan(self, content: Content, options: Mapping[str, Any]) -> list[Layout]:
         """The files to write, in the order in which they must appear. Same content, same bytes."""
-        ...
 
 
 @record(frozen=True)

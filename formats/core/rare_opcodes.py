@@ -6,11 +6,14 @@ They are out of the evaluator's loop (`unpickle.py`), which is read for speed; w
 from __future__ import annotations
 
 import codecs
-from typing import Any
 
 from formats.core.checkpoint import Latin1
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
 from formats.core.inert import Inert
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _TRUE, _FALSE = b"01", b"00"
 _REFUSED = {0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4", 0x97: "NEXT_BUFFER", 0x98: "READONLY_BUFFER"}

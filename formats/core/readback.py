@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from formats.core.buffers import ALLOCATED, PAGE, borrow, give_back
 from formats.core.crc import crc32_for
 from formats.core.errors import CorruptCheckpoint, ParityFailed
 from formats.core.layout import Layout
 from formats.core.positioned import read_at
 from formats.core.storage import Storage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PIECE = 1 << 20  # bytes read or written at once: what is written, read back and summed meets in the processor's cache
 LEAD = 4 << 10  # bytes of a buffer beyond a piece, for what stands before the data in the source

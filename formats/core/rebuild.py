@@ -6,7 +6,6 @@ The argument orders are those of ``torch._utils`` and ``torch._tensor`` (torch 0
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from formats.core import dtype as dtypes
 from formats.core.checkpoint import Global, Ordered, Record
@@ -15,6 +14,10 @@ from formats.core.errors import CorruptCheckpoint, Unsupported
 from formats.core.numpy_record import numpy_tensor
 from formats.core.storage import Storage
 from formats.core.tensor import CompositeTensor, TensorView, row_major
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class TypedStorage:

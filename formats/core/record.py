@@ -7,10 +7,13 @@ thirty classes that a plain conversion needs this takes longer than converting a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform, overload
 
-Class = TypeVar("Class", bound=type)
-Instance = TypeVar("Instance")
+TYPE_CHECKING = False  # as type checkers know it: importing typing would be a seventh of the start
+if TYPE_CHECKING:
+    from typing import Any, TypeVar, dataclass_transform, overload
+
+    Class = TypeVar("Class", bound=type)
+    Instance = TypeVar("Instance")
 
 
 class _Made:
@@ -25,51 +28,57 @@ def made(factory: Callable[[], Any]) -> Any:
     return _Made(factory)
 
 
-@overload
-def record(cls: Class) -> Class: ...
-@overload
-def record(*, frozen: bool) -> Callable[[Class], Class]: ...
-@dataclass_transform(field_specifiers=(made,))
-def record(cls: Any = None, *, frozen: bool = False) -> Any:
-    """A class whose annotated names are its fields, in their order, with the defaults that they are given.
+if TYPE_CHECKING:
 
-    Instances are equal where their fields are. ``frozen`` ones are hashable and their fields cannot be set. Fields are not inherited.
-    """
-    if cls is None:
-        return lambda given: record(given) if not frozen else _frozen(record(given))
-    names = tuple(cls.__annotations__)
-    plain: dict[str, Any] = {}
-    fresh: list[tuple[str, Callable[[], Any]]] = []
-    for name in names:
-        default = cls.__dict__.get(name, _ABSENT)
-        if type(default) is _Made:
-            fresh.append((name, default.factory))
-            delattr(cls, name)
-        elif default is not _ABSENT:
-            plain[name] = default
-    optional = plain.keys() | {name for name, _ in fresh}
-    needed = frozenset(names) - optional
+    @overload
+    def record(cls: Class) -> Class: ...
+    @overload
+    def record(*, frozen: bool) -> Callable[[Class], Class]: ...
+    @dataclass_transform(field_specifiers=(made,))
+    def record(cls: Any = None, *, frozen: bool = False) -> Any: ...
 
-    def initialise(self: Any, *values: Any, **fields: Any) -> None:
-        if len(values) > len(names):
-            raise TypeError(f"{cls.__name__} takes {len(names)} fields, {len(values)} are given")
-        given = dict(zip(names, values, strict=False))
-        if not given.keys().isdisjoint(fields) or not fields.keys() <= set(names):
-            raise TypeError(f"{cls.__name__} takes each of its fields once and no other, not {', '.join(fields)}")
-        given |= fields
-        if not needed <= given.keys():
-            raise TypeError(f"{cls.__name__} needs {', '.join(sorted(needed - given.keys()))}")
-        for name, factory in fresh:
-            if name not in given:
-                given[name] = factory()
-        self.__dict__.update(plain, **given)
+else:
 
-    cls.__init__ = initialise
-    cls.__match_args__ = names  # type: ignore[misc]
-    cls.__repr__ = _repr
-    cls.__eq__ = _eq
-    cls.__hash__ = None
-    return cls
+    def record(cls: Any = None, *, frozen: bool = False) -> Any:
+        """A class whose annotated names are its fields, in their order, with the defaults that they are given.
+
+        Instances are equal where their fields are. ``frozen`` ones are hashable and their fields cannot be set. Fields are not inherited.
+        """
+        if cls is None:
+            return lambda given: record(given) if not frozen else _frozen(record(given))
+        names = tuple(cls.__annotations__)
+        plain: dict[str, Any] = {}
+        fresh: list[tuple[str, Callable[[], Any]]] = []
+        for name in names:
+            default = cls.__dict__.get(name, _ABSENT)
+            if type(default) is _Made:
+                fresh.append((name, default.factory))
+                delattr(cls, name)
+            elif default is not _ABSENT:
+                plain[name] = default
+        optional = plain.keys() | {name for name, _ in fresh}
+        needed = frozenset(names) - optional
+
+        def initialise(self: Any, *values: Any, **fields: Any) -> None:
+            if len(values) > len(names):
+                raise TypeError(f"{cls.__name__} takes {len(names)} fields, {len(values)} are given")
+            given = dict(zip(names, values, strict=False))
+            if not given.keys().isdisjoint(fields) or not fields.keys() <= set(names):
+                raise TypeError(f"{cls.__name__} takes each of its fields once and no other, not {', '.join(fields)}")
+            given |= fields
+            if not needed <= given.keys():
+                raise TypeError(f"{cls.__name__} needs {', '.join(sorted(needed - given.keys()))}")
+            for name, factory in fresh:
+                if name not in given:
+                    given[name] = factory()
+            self.__dict__.update(plain, **given)
+
+        cls.__init__ = initialise
+        cls.__match_args__ = names  # type: ignore[misc]
+        cls.__repr__ = _repr
+        cls.__eq__ = _eq
+        cls.__hash__ = None
+        return cls
 
 
 def changed(instance: Instance, **fields: Any) -> Instance:

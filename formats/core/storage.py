@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
 
 from formats.core.errors import CorruptCheckpoint
 from formats.core.files import PIECE, SourceFile
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+else:
+    Protocol = object
 
-@runtime_checkable
+
 class Storage(Protocol):
     """A run of ``nbytes`` bytes. ``location`` is the device that the file names for it (``cpu``, ``cuda:0``)."""
 
@@ -19,7 +23,6 @@ class Storage(Protocol):
 
     def chunks(self, start: int, stop: int) -> Iterator[memoryview]:
         """Bytes ``[start, stop)`` in order; each piece is valid until the next is asked for."""
-        ...
 
 
 def plain_span(storage: Storage) -> tuple[SourceFile, int] | None:

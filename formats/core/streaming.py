@@ -7,16 +7,19 @@ two threads that each read, write, read back and compare what they take from one
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from formats.core.errors import ParityFailed
 from formats.core.files import SourceFile
 from formats.core.layout import Layout
-from formats.core.moving import GAP, Mover, Observe, Work
+from formats.core.moving import GAP, Follower, Mover, Observe, Work
 from formats.core.positioned import read_at, write_at
 from formats.core.readback import PIECE, ReadBack, compare_stored
 from formats.core.record import record
 from formats.core.storage import plain_span
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 THREADS = True  # False in a process that has company enough to keep every core busy
 ALONE = 4 << 20  # bytes: for less, a second thread costs more than it saves
@@ -45,14 +48,21 @@ def itinerary(layout: Layout) -> Itinerary:
     return Itinerary([index for _, _, index in places], opened)
 
 
-def stream(layout: Layout, order: list[int], fd: int, read_back: int, observe: Observe | None = None) -> list[int | None]:
+def stream(
+    layout: Layout, order: list[int], fd: int, read_back: int, observe: Observe | None = None, follower: Follower | None = None
+) -> list[int | None]:
     """Write all segments of ``layout`` to ``fd``; returns the CRC-32 of each data segment (None where not computed).
 
     ``read_back`` is a second descriptor to check everything through, or −1 for no check. CRC-32 values are computed where somebody
-    needs them: for checking, or for a layout with late segments.
+    needs them: for checking, or for a layout with late segments. A ``follower`` is told of every byte once it is there, in a layout that
+    can be followed (`followable`).
     """
     crcs = [0] * len(layout.data)
-    work = Work(layout, order, observe)
+    if follower is not None:
+        _write_rest(_rest(layout, crcs), fd, read_back)
+        for literal in layout.literals:
+            follower.wrote(literal.offset, len(literal.data))
+    work = Work(layout, order, observe, follower)
     movers = [Mover(work, fd, ReadBack(layout, read_back, crcs)) for _ in range(_movers(work))]
     if len(movers) == 1:
         movers[0].run(work.computed)
@@ -62,8 +72,16 @@ def stream(layout: Layout, order: list[int], fd: int, read_back: int, observe: O
         mover.close()
     if read_back >= 0:
         compare_stored(layout, crcs)
-    _write_rest(_rest(layout, crcs), fd, read_back)
+    if follower is None:
+        _write_rest(_rest(layout, crcs), fd, read_back)
     return list(crcs) if movers[0].check.wanted else [None] * len(layout.data)
+
+
+def followable(layout: Layout) -> bool:
+    """Whether what is no data can be written first: it depends on nothing, and none of it stands between data."""
+    starts = [data.offset for data in layout.data if data.storage.nbytes]
+    first = min(starts, default=layout.size)
+    return not layout.late and all(literal.offset < first for literal in layout.literals)
 
 
 def _movers(work: Work) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Protocol
 
 from formats.core.checkpoint import Global
 from formats.core.dtype import DType
@@ -16,6 +15,12 @@ from formats.core.inert import LIMITS
 from formats.core.rebuild import Rebuilt, TypedStorage, storage_dtype
 from formats.core.storage import BytesStorage, Storage, Swapped
 from formats.core.unpickle import Unpickled, unpickle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+else:
+    Protocol = object
 
 
 class Records(Protocol):
@@ -29,11 +34,9 @@ class Records(Protocol):
 
     def storage(self, name: str, location: str = "cpu") -> Storage:
         """The bytes of one record; nothing is read until they are asked for."""
-        ...
 
     def read(self, name: str, limit: int) -> bytes:
         """All bytes of a small record. Raises `LimitExceeded` over ``limit`` bytes."""
-        ...
 
 
 def read_pickle(records: Records, name: str, storages: Storages) -> Unpickled:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import repeat
 from struct import unpack_from
-from typing import Any
 
 from formats.core import tensor_pattern
 from formats.core.checkpoint import Global
@@ -21,6 +20,10 @@ from formats.core.errors import CheckpointError, CorruptCheckpoint, LimitExceede
 from formats.core.inert import LIMITS, WATCHERS, Limits, PersistentLoad, Place, Rebuilder
 from formats.core.rare_opcodes import RareOpcodes, Truncated, python2_text
 from formats.core.tensor_pattern import LAZY, SharedPart
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Unpickled:

@@ -11,12 +11,15 @@ import struct
 import zlib
 from array import array
 from bisect import bisect_right
-from typing import Any
 
 from formats.core.errors import CorruptCheckpoint, LimitExceeded, UnknownFormat, Unsupported
 from formats.core.files import SourceFile
 from formats.core.storage import BytesStorage, Storage, read_all
 from formats.core.zip_members import DeflatedMember, Member, StoredMember
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _END = struct.Struct("<4s4H2LH")
 _END64_PLACE = struct.Struct("<4sLQL")

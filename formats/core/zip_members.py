@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from formats.core.errors import CorruptCheckpoint
 from formats.core.files import PIECE, SourceFile
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from formats.core.zip import ZipDirectory
 

@@ -10,6 +10,7 @@ import pytest
 
 from convert import class_sources
 from convert.__main__ import main
+from formats.core.temporary import hidden
 
 OLD = Path(__file__).parent.parent / "fixtures" / "torch1.6.0_py3.8" / "tinynet_full_custom_legacy.pt"
 
@@ -41,11 +42,24 @@ def test_source_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_save_source_writes_new_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "deep" / "er"
-    for _ in range(2):
-        assert main(["inspect", str(OLD), "--save-source", str(folder), "--json"]) == 0
     first, second = folder / "mymodels.TinyNet.py.txt", folder / "mymodels.TinyNet~2.py.txt"
-    assert first.read_bytes() == second.read_bytes()
-    assert first.read_text().startswith("class TinyNet(nn.Module):")
+    assert main(["inspect", str(OLD), "--save-source", str(folder), "--json"]) == 0
+    text = first.read_text()
+    assert text.startswith("class TinyNet(nn.Module):")
+    first.write_text("mine")
+    assert main(["inspect", str(OLD), "--save-source", str(folder), "--json"]) == 0
+    assert (first.read_text(), second.read_text()) == ("mine", text)
+
+
+def test_a_run_that_lost_its_power_is_made_good_by_the_next(tmp_path: Path) -> None:
+    """Some files have their names, and one of those its temporary name as well: no second set is begun, and nothing hidden is left."""
+    texts = {f"m.Net{number}": f"class Net{number}: pass\n" for number in range(3)}
+    paths = class_sources.save(texts, tmp_path)
+    paths[2].unlink()
+    hidden(paths[0]).hardlink_to(paths[0])
+    assert class_sources.save(texts, tmp_path) == paths
+    assert sorted(tmp_path.iterdir()) == paths
+    assert [path.read_text() for path in paths] == list(texts.values())
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", "C:\\x", "con", "..", "", "\x1b[2J", "x" * 5000, "NUL.py"])

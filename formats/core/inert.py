@@ -39,8 +39,9 @@ class Limits:
     pickle_bytes: int = 64 << 20
     objects: int = 3_000_000  # containers, texts, long integers and records made
     integer_bytes: int = 1024
-    # Keys that an attacker can make collide (integers of over 60 bits, tuples): a dict of them costs its square.
+    # Keys that an attacker can make collide (integers of over 60 bits, tuples); those of one hash cost a dict their square.
     colliding_keys: int = 20_000
+    keys_of_one_hash: int = 1_000
     key_items: int = 256  # values in one key, nested tuples counted through
 
 
@@ -70,7 +71,8 @@ class Inert:
         self.called: dict[str, int] = {}
         self.made: dict[str, int] = {}  # of those calls, the ones that only make an object of a class (NEWOBJ)
         self.results: dict[str, int] = {}  # calls of what another call would have given, by that one's name
-        self.colliding = 0
+        self.colliding: dict[int, int] = {}  # {hash: keys that an attacker can choose to have it}
+        self.colliding_keys = 0
         self.pos = 0
         self.ended = False  # at STOP
 
@@ -154,7 +156,6 @@ class Inert:
     def _check_key(self, key: Any) -> None:
         """Hashing must be safe: C code hashes nested tuples by recursion and without memory of what it has seen."""
         if isinstance(key, (tuple, frozenset)):
-            self.colliding += 1
             count = 0
             todo: list[Any] = [key]
             while todo:
@@ -166,12 +167,21 @@ class Inert:
                     todo.extend(part)
                 elif isinstance(part, (list, dict, set)) and type(part) is not Ordered:
                     raise CorruptCheckpoint(f"a key that holds a {type(part).__name__} at byte {self.pos}")
+            self._count_key(key)
         elif isinstance(key, int):
-            self.colliding += key.bit_length() > 60
+            if key.bit_length() > 60:
+                self._count_key(key)
         elif isinstance(key, (list, dict, set)) and type(key) is not Ordered:
             raise CorruptCheckpoint(f"a {type(key).__name__} as a key at byte {self.pos}")
-        if self.colliding > self.limits.colliding_keys:
+
+    def _count_key(self, key: Any) -> None:
+        found = hash(key)
+        self.colliding[found] = count = self.colliding.get(found, 0) + 1
+        self.colliding_keys += 1
+        if self.colliding_keys > self.limits.colliding_keys:
             raise LimitExceeded(f"more than {self.limits.colliding_keys} keys of long integers or tuples by byte {self.pos}")
+        if count > self.limits.keys_of_one_hash:
+            raise LimitExceeded(f"more than {self.limits.keys_of_one_hash} keys of one hash by byte {self.pos}")
 
 
 _NEW = frozenset({"copy_reg._reconstructor", "copyreg._reconstructor", "copy_reg.__newobj__", "copyreg.__newobj__"})

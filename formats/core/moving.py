@@ -108,13 +108,13 @@ class Work:
         if run:
             yield run
 
-    def tell(self, offset: int, length: int) -> None:
-        """So many bytes more are written."""
+    def tell(self, offset: int, length: int, filling: int = 0) -> None:
+        """``length`` bytes more are written at ``offset``, ``filling`` of which are no data."""
         if self.follower is not None:
             self.follower.wrote(offset, length)
         if self.observe is not None:
             with self._lock:
-                self.done += length
+                self.done += length - filling
                 self.observe(self.done, self.layout.size)
 
 
@@ -223,7 +223,7 @@ class Mover:
             self._gather(run, base, view)
         write_at(self.fd, view[: stop - base], base)
         self.check.piece(base, stop - base, parts, begin)
-        self.work.tell(base, stop - base)
+        self.work.tell(base, stop - base, sum(count for index, count in parts if index == NO_DATA))
 
     def _gather(self, run: list[Small], base: int, view: memoryview) -> None:
         """Read segments into their places in ``view``, which stands for the destination from ``base``; near ones by one read."""

@@ -200,6 +200,10 @@ def test_malformed_pickles_are_refused(data: bytes) -> None:
             b"}(" + b"".join(b"\x8a\x09" + i.to_bytes(8, "little") + b"\x01N" for i in range(50)) + b"u.",
             Limits(colliding_keys=20),
         ),
+        (
+            b"}(" + b"".join(b"\x8a\x0a" + (i * ((1 << 61) - 1)).to_bytes(10, "little") + b"N" for i in range(1, 50)) + b"u.",
+            Limits(keys_of_one_hash=20),
+        ),
         (b"}(" + b"N" * 60 + b"t" + b"Ns.", Limits(key_items=20)),
     ],
 )

@@ -12,3 +12,5 @@ def _nothing(fd: int) -> None:
 
 
 os.fsync = os.fdatasync = _nothing
+if hasattr(os, "posix_fadvise"):  # which has the disk begin to write
+    del os.posix_fadvise

@@ -17,7 +17,7 @@ from formats.core.buffers import PAGE, Buffer, borrow, give_back
 from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
 from formats.core.files import SourceFile
 from formats.core.layout import Data, Layout
-from formats.core.positioned import write_at
+from formats.core.positioned import begin_flush, write_at
 from formats.core.readback import LEAD, NO_DATA, PIECE, Part, ReadBack
 from formats.core.storage import Storage, anywhere, plain_span
 
@@ -40,6 +40,7 @@ Placed = tuple[Data, int, int, int]  # (segment, offset in the source, bytes bef
 
 SMALL = 128 << 10  # bytes: smaller segments are gathered, and written in the destination's order
 GATHERED = 2 << 20  # bytes of small computed segments held at once
+BLOCK = 4 << 20  # bytes of the output that go to the disk once all of them are written, while the next ones are moved
 GAP = 4 << 10  # bytes: what is this near to each other is read, and written, in one go
 
 
@@ -53,14 +54,18 @@ class Work:
     Computed are those that are inflated on the way, say, which is done once where it is done in order, and small ones.
     """
 
-    def __init__(self, layout: Layout, order: list[int], observe: Observe | None, follower: Follower | None = None) -> None:
+    def __init__(
+        self, layout: Layout, order: list[int], fd: int, observe: Observe | None, follower: Follower | None = None
+    ) -> None:
         self.layout = layout
+        self.fd = fd
         self.observe = observe
         self.follower = follower
         self.computed: list[int] = []
         self.nbytes = 0  # of the items
         self.failure: BaseException | None = None  # ends all movers
         self.done = 0
+        self._written: dict[int, int] = {}  # {block of the output: bytes}
         self._lock = allocate_lock()
         offsets = [data.offset for data in layout.data]
         self._in_order = offsets == sorted(offsets)
@@ -112,19 +117,27 @@ class Work:
         """``length`` bytes more are written at ``offset``, ``filling`` of which are no data."""
         if self.follower is not None:
             self.follower.wrote(offset, length)
-        if self.observe is not None:
-            with self._lock:
+        full = []
+        with self._lock:
+            for block in range(offset // BLOCK, (offset + length - 1) // BLOCK + 1):
+                part = min(offset + length, (block + 1) * BLOCK) - max(offset, block * BLOCK)
+                self._written[block] = part = self._written.get(block, 0) + part
+                if part == BLOCK:
+                    full.append(block)
+            if self.observe is not None:
                 self.done += length - filling
                 self.observe(self.done, self.layout.size)
+        for block in full:
+            begin_flush(self.fd, block * BLOCK, BLOCK)
 
 
 class Mover:
-    """Moves segments of ``work`` to ``fd`` and has ``check`` look at each piece."""
+    """Moves segments of ``work`` to their places and has ``check`` look at each piece."""
 
-    def __init__(self, work: Work, fd: int, check: ReadBack) -> None:
+    def __init__(self, work: Work, check: ReadBack) -> None:
         self.work = work
         self.layout = work.layout
-        self.fd = fd
+        self.fd = work.fd
         self.check = check
         self.held: Buffer | None = None  # for what is read at once for several small segments
 

@@ -62,8 +62,8 @@ def stream(
         _write_rest(_rest(layout, crcs), fd, read_back)
         for literal in layout.literals:
             follower.wrote(literal.offset, len(literal.data))
-    work = Work(layout, order, observe, follower)
-    movers = [Mover(work, fd, ReadBack(layout, read_back, crcs)) for _ in range(_movers(work))]
+    work = Work(layout, order, fd, observe, follower)
+    movers = [Mover(work, ReadBack(layout, read_back, crcs)) for _ in range(_movers(work))]
     if len(movers) == 1:
         movers[0].run(work.computed)
     else:

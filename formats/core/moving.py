@@ -38,7 +38,7 @@ class Follower(Protocol):
 
 Placed = tuple[Data, int, int, int]  # (segment, offset in the source, bytes before the data there, offset in the buffer)
 
-SMALL = 128 << 10  # bytes: smaller segments are gathered, and written in the destination's order
+SMALL = 384 << 10  # bytes: smaller segments are gathered, and written in the destination's order
 GATHERED = 2 << 20  # bytes of small computed segments held at once
 BLOCK = 4 << 20  # bytes of the output that go to the disk once all of them are written, while the next ones are moved
 GAP = 4 << 10  # bytes: what is this near to each other is read, and written, in one go

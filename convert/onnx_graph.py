@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from convert.onnx_exporters import by_dynamo, by_torchscript, explained, quiet
 from convert.parity import digests
 from convert.parity.inputs import NATURAL, InputSpec, batched, make
 from convert.parity.probes import SCOPES
-from convert.parity.runners import TorchRunner, first_line, flat, in_eval_mode
+from convert.parity.runners import TorchRunner, flat, in_eval_mode
 from convert.programs.skeleton import Skeleton, dtype_name, is_fake
 from formats.core.errors import ParityFailed, Unsupported
 
@@ -125,8 +124,8 @@ def _export(
             outputs = [_identifier(name) for name, _ in flat(twin(*arguments))]
         del twin
     inputs = _input_names(module, len(specs))
-    with _timed(seconds, "export"), _quiet(), torch.no_grad():
-        call = _dynamo if exporter == DYNAMO else _torchscript
+    with _timed(seconds, "export"), quiet(), torch.no_grad():
+        call = by_dynamo if exporter == DYNAMO else by_torchscript
         model = call(module, arguments, specs, inputs, outputs, opset, dynamic)
     state = module.state_dict(keep_vars=hollow is not None)
     say("comparing every weight's digest" if hollow is None else "one pass over the weights for their digests")
@@ -152,86 +151,6 @@ def _export(
         program, weights, {key: kept for key, kept in tied.items() if kept in weights}, unused, len(model.graph.initializers) - len(left),
         exporter, version, dynamic, inputs, outputs, simplified, [], seconds, weightless=hollow is not None,
     )  # fmt: skip
-
-
-def _dynamo(
-    module: Any,
-    arguments: tuple[Any, ...],
-    specs: Sequence[InputSpec],
-    inputs: list[str],
-    outputs: list[str],
-    opset: int,
-    dynamic: bool,
-) -> Any:
-    import torch
-
-    try:
-        import onnxscript
-    except ImportError as error:
-        raise Unsupported("needs onnxscript, which is not installed", hint="pip install 'ckpt-convert[onnx]'") from error
-    _ = onnxscript
-    shapes: Any = None
-    if dynamic and any(batched(spec) for spec in specs):
-        batch = torch.export.Dim("batch", min=1)
-        shapes = tuple({0: batch} if batched(spec) else {} for spec in specs)
-    program = torch.onnx.export(
-        module, arguments, dynamo=True, optimize=False, opset_version=opset, input_names=inputs, output_names=outputs,
-        dynamic_shapes=shapes, verbose=False,
-    )  # fmt: skip
-    return program.model
-
-
-def _torchscript(
-    module: Any,
-    arguments: tuple[Any, ...],
-    specs: Sequence[InputSpec],
-    inputs: list[str],
-    outputs: list[str],
-    opset: int,
-    dynamic: bool,
-) -> Any:
-    import tempfile
-    from pathlib import Path
-
-    import onnx
-    import onnx_ir
-    import torch
-
-    axes = {name: {0: "batch"} for name, spec in zip(inputs, specs, strict=True) if batched(spec)} if dynamic else {}
-    if axes:
-        axes |= {name: {0: "batch"} for name in outputs}
-
-    class Outer(torch.nn.Module):  # type: ignore[misc]
-        """In training mode itself, what it holds not: the exporter then shares tied weights only, and not all that are equal."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = module
-            self.training = True
-
-        def forward(self, *given: Any) -> Any:
-            return self.inner(*given)
-
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no ONNX form
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            scripted = isinstance(module, torch.jit.ScriptModule)  # has its graph already; tracing it would lose its branches
-            torch.onnx.export(
-                module if scripted else Outer(), arguments, str(path), dynamo=False, opset_version=min(opset, 20),
-                input_names=inputs, output_names=outputs,
-                dynamic_axes=axes or None, do_constant_folding=False, training=torch.onnx.TrainingMode.PRESERVE, verbose=False,
-            )  # fmt: skip
-            model = onnx_ir.serde.deserialize_model(onnx.load(str(path)))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    for name in list(model.graph.initializers):
-        if name.startswith("inner."):
-            value = model.graph.initializers.pop(name)
-            value.name = name.removeprefix("inner.")
-            model.graph.initializers[value.name] = value
-    return model
 
 
 def _aliases(state: Any, by_identity: bool = False) -> dict[str, str]:
@@ -371,39 +290,6 @@ def _without(model: Any, weights: Sequence[str]) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-_OPERATOR = re.compile(
-    r"(?:op='|operator '?|operator: |OpOverload\(op=')?((?:aten|prims|torchvision|quantized|prim)(?:::|\.)\w+(?:\.\w+)?)"
-)
-
-
-def explained(error: BaseException) -> tuple[str, str]:
-    """(what an exporter's error comes down to, what to try)."""
-    texts: list[str] = []
-    at: BaseException | None = error
-    while at is not None and len(texts) < 6:
-        texts.append(str(at))
-        at = at.__cause__ or at.__context__
-    text = "\n".join(texts)
-    if "No ONNX function found" in text or "is not supported" in text or "Unsupported" in type(error).__name__:
-        operator = _OPERATOR.search(text[text.find("No ONNX function") :] if "No ONNX function" in text else text)
-        if operator:
-            return (
-                f"operator {operator.group(1)} has no ONNX form",
-                "--opset with a higher number may have it; the other exporter may, --exporter",
-            )
-    if re.search(r"data.dependent|GuardOnDataDependent|Could not guard", text):
-        line = re.search(r'File "[^"]*/([^"/]+)", line (\d+), in (\w+)', text)
-        where = f" at {line.group(1)}:{line.group(2)} in {line.group(3)}" if line else ""
-        return f"control flow depends on values{where}", "a scripted model, or one without that branch, can be exported"
-    if "Constraints violated" in text or "specialized" in text:
-        return "the program fixes a size that was to be dynamic", "--static-batch exports one batch size"
-    operator = _OPERATOR.search(text)
-    named = f" at {operator.group(1)}" if operator else ""
-    innermost = next((t for t in reversed(texts) if t.strip()), type(error).__name__)
-    what = first_line(RuntimeError(innermost), 400).partition("[Caused by")[0].strip()
-    return f"{type(error).__name__}{named}: {what[:250]}", ""
-
-
 def _input_names(module: Any, number: int) -> list[str]:
     """The parameters of ``forward``, where they have names."""
     import inspect
@@ -425,18 +311,3 @@ def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[what] = round(time.perf_counter() - started, 3)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters talk on standard output and warn a great deal."""
-    import logging
-
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

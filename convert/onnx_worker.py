@@ -45,7 +45,7 @@ def _export(request: dict[str, Any], say: Any) -> Any:
     started = time.perf_counter()
     import torch
 
-    from convert import onnx_graph
+    from convert import onnx_exporters, onnx_graph
     from convert.onnx_export import described
     from convert.parity.inputs import parse
 
@@ -65,7 +65,7 @@ def _export(request: dict[str, Any], say: Any) -> Any:
         except UsageError:
             raise
         except Exception as error:  # whatever an exporter raises: with weights it says it again, or gets through
-            what = error.what if isinstance(error, CheckpointError) else onnx_graph.explained(error)[0]
+            what = error.what if isinstance(error, CheckpointError) else onnx_exporters.explained(error)[0]
             refused = [f"exported with its weights in memory: {what}"]
         else:
             exported.seconds = {"import torch": round(imported, 3)} | exported.seconds

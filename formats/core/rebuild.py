@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping
 from formats.core import dtype as dtypes
 from formats.core.checkpoint import Global, Ordered, Record
 from formats.core.dtype import DType
-from formats.core.errors import CorruptCheckpoint, Unsupported
-from formats.core.numpy_record import numpy_tensor
+from formats.core.errors import CorruptCheckpoint
 from formats.core.storage import Storage
-from formats.core.tensor import CompositeTensor, TensorView, row_major
+from formats.core.tensor import CompositeTensor, TensorView
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,28 +60,30 @@ def dtype_of(value: Any) -> DType:
     return found
 
 
-def _count(args: tuple[Any, ...], what: str, *allowed: int) -> None:
+def count(args: tuple[Any, ...], what: str, *allowed: int) -> None:
+    """Refuse arguments of another number than torch defines."""
     if len(args) not in allowed:
         raise CorruptCheckpoint(f"{what} with {len(args)} arguments, {' or '.join(map(str, allowed))} are defined")
 
 
-def _storage(value: Any, what: str) -> TypedStorage:
+def typed_storage(value: Any, what: str) -> TypedStorage:
+    """``value``, which has to be a storage."""
     if type(value) is not TypedStorage:
         raise CorruptCheckpoint(f"{what} of a {type(value).__name__} where a storage belongs")
     return value
 
 
 def _tensor_v1(args: tuple[Any, ...]) -> TensorView:
-    _count(args, "_rebuild_tensor", 4)
+    count(args, "_rebuild_tensor", 4)
     return _tensor_v2((*args, False, None))
 
 
 def _tensor_v2(args: tuple[Any, ...]) -> TensorView:
     if len(args) != 6:
-        _count(args, "_rebuild_tensor_v2", 6, 7)
+        count(args, "_rebuild_tensor_v2", 6, 7)
     typed = args[0]
     if type(typed) is not TypedStorage:
-        _storage(typed, "_rebuild_tensor_v2")
+        typed_storage(typed, "_rebuild_tensor_v2")
     if typed.dtype is None:
         raise CorruptCheckpoint("_rebuild_tensor_v2 of an untyped storage: the element type is not given")
     size, stride = args[2], args[3]
@@ -106,8 +107,8 @@ def _tensor_v2(args: tuple[Any, ...]) -> TensorView:
 
 
 def _tensor_v3(args: tuple[Any, ...]) -> TensorView:
-    _count(args, "_rebuild_tensor_v3", 7, 8)
-    typed = _storage(args[0], "_rebuild_tensor_v3")
+    count(args, "_rebuild_tensor_v3", 7, 8)
+    typed = typed_storage(args[0], "_rebuild_tensor_v3")
     bits = args[7] if len(args) == 8 else None
     return TensorView(
         dtype_of(args[6]), sizes(args[2], "size"), typed.storage, args[1], sizes(args[3], "stride"),
@@ -126,7 +127,7 @@ def _bit(bits: Any, name: str) -> bool:
 
 
 def _parameter(args: tuple[Any, ...]) -> Any:
-    _count(args, "_rebuild_parameter", 3, 4)
+    count(args, "_rebuild_parameter", 3, 4)
     return _as_parameter(args[0], args[1] is True)
 
 
@@ -145,115 +146,15 @@ def _as_parameter(data: Any, requires_grad: bool) -> Any:
     raise CorruptCheckpoint(f"parameter of a {type(data).__name__} where a tensor belongs")
 
 
-def _layout(value: Any) -> str:
-    if type(value) is Record and value.name == "torch.serialization._get_layout" and len(value.args) == 1:
-        value = value.args[0]
-    text = value.text if type(value) is Global else value
-    if not isinstance(text, str):
-        raise CorruptCheckpoint(f"sparse layout is a {type(value).__name__}")
-    return text.removeprefix("torch.")
+def _composite(name: str) -> Callable[[tuple[Any, ...]], Any]:
+    """The function ``name`` of `rebuild_composites`, which few files need."""
 
+    def make(args: tuple[Any, ...]) -> Any:
+        from formats.core import rebuild_composites
 
-_COMPRESSED = {
-    "sparse_csr": ("crow_indices", "col_indices"), "sparse_bsr": ("crow_indices", "col_indices"),
-    "sparse_csc": ("ccol_indices", "row_indices"), "sparse_bsc": ("ccol_indices", "row_indices"),
-}  # fmt: skip
+        return getattr(rebuild_composites, name)(args)
 
-
-def _sparse(args: tuple[Any, ...]) -> CompositeTensor:
-    _count(args, "_rebuild_sparse_tensor", 2)
-    layout, parts = _layout(args[0]), args[1]
-    if not isinstance(parts, tuple):
-        raise CorruptCheckpoint(f"sparse tensor made of a {type(parts).__name__}")
-    if layout == "sparse_coo":
-        _count(parts, "sparse_coo", 3, 4)
-        indices, values, size = _part(parts[0], "indices"), _part(parts[1], "values"), sizes(parts[2], "size")
-        nnz = indices.shape[1] if len(indices.shape) == 2 else -1
-        if indices.dtype is not dtypes.INT64 or nnz < 0 or values.shape[:1] != (nnz,):
-            raise CorruptCheckpoint(
-                f"sparse_coo with indices {indices} and values {values}: one column of indices a value is needed"
-            )
-        if indices.shape[0] + len(values.shape) - 1 != len(size):
-            raise CorruptCheckpoint(f"sparse_coo of {len(size)} sizes with {indices.shape[0]} index rows and values {values}")
-        attributes = {"coalesced": parts[3]} if len(parts) == 4 and isinstance(parts[3], bool) else {}
-        return CompositeTensor("sparse_coo", values.dtype, size, {"indices": indices, "values": values}, attributes)
-    if layout not in _COMPRESSED:
-        raise CorruptCheckpoint(f"sparse layout {layout!r:.80} is none of torch's")
-    _count(parts, layout, 4)
-    compressed, plain, values = (_part(p, layout) for p in parts[:3])
-    names = _COMPRESSED[layout]
-    return CompositeTensor(
-        layout, values.dtype, sizes(parts[3], "size"), {names[0]: compressed, names[1]: plain, "values": values}
-    )
-
-
-def _part(value: Any, what: str) -> TensorView:
-    if type(value) is not TensorView:
-        raise CorruptCheckpoint(f"{what} is a {type(value).__name__} where a tensor belongs")
-    return value
-
-
-def _quantized(args: tuple[Any, ...]) -> CompositeTensor:
-    _count(args, "_rebuild_qtensor", 7)
-    typed = _storage(args[0], "_rebuild_qtensor")
-    if typed.dtype is None or typed.dtype.kind != "quantized":
-        raise CorruptCheckpoint(f"_rebuild_qtensor of a storage of {typed.dtype}")
-    size, stride = sizes(args[2], "size"), sizes(args[3], "stride")
-    shared = dtypes.VALUES_PER_BYTE.get(typed.dtype.name, 1)
-    if shared == 1:
-        values = TensorView(typed.dtype, size, typed.storage, args[1], stride)
-    elif size and args[1] == 0 and stride == row_major(size):
-        # Rows begin at whole bytes (``at::native::get_sub_byte_tensor_size``).
-        values = TensorView(typed.dtype, (*size[:-1], -(-size[-1] // shared)), typed.storage)
-    else:
-        raise Unsupported(f"a view of {typed.dtype.name} values, {shared} of which share a byte")
-    params = args[4]
-    scheme = params[0].text.removeprefix("torch.") if isinstance(params, tuple) and params and type(params[0]) is Global else ""
-    components = {"values": values}
-    attributes: dict[str, Any] = {"scheme": scheme}
-    if scheme == "per_tensor_affine" and len(params) == 3 and isinstance(params[1], float) and isinstance(params[2], int):
-        attributes |= {"scale": params[1], "zero_point": params[2]}
-    elif scheme.startswith("per_channel_affine") and len(params) == 4 and isinstance(params[3], int):
-        components |= {"scales": _part(params[1], "scales"), "zero_points": _part(params[2], "zero points")}
-        attributes |= {"axis": params[3]}
-    else:
-        raise CorruptCheckpoint(f"quantised tensor with parameters {scheme or params!r:.80} that torch does not define")
-    return CompositeTensor("quantized", typed.dtype, size, components, attributes, requires_grad=args[5] is True)
-
-
-def _nested(args: tuple[Any, ...]) -> CompositeTensor:
-    _count(args, "_rebuild_nested_tensor", 4)
-    buffer, size, stride, offsets = (_part(a, "nested tensor's part") for a in args)
-    return CompositeTensor(
-        "nested", buffer.dtype, (size.shape[0] if size.shape else 0,),
-        {"values": buffer, "sizes": size, "strides": stride, "offsets": offsets},
-    )  # fmt: skip
-
-
-def _meta(args: tuple[Any, ...]) -> CompositeTensor:
-    _count(args, "_rebuild_meta_tensor_no_storage", 4)
-    shape = sizes(args[1], "size")
-    if any(type(n) is not int or n < 0 for n in shape):
-        raise CorruptCheckpoint(f"tensor sizes {shape!r:.80} are not counts")
-    stride = list(sizes(args[2], "stride"))
-    return CompositeTensor("meta", dtype_of(args[0]), shape, {}, {"strides": stride}, requires_grad=args[3] is True)
-
-
-def _from_numpy(args: tuple[Any, ...]) -> TensorView:
-    _count(args, "_rebuild_device_tensor_from_numpy", 4)
-    tensor = numpy_tensor(args[0])
-    if tensor is None:
-        raise CorruptCheckpoint(f"device tensor made of a {type(args[0]).__name__}, not of an array")
-    return tensor
-
-
-def _from_cpu(args: tuple[Any, ...]) -> Any:
-    _count(args, "_rebuild_device_tensor_from_cpu_tensor", 4)
-    return _part(args[0], "device tensor's data")
-
-
-def _wrapper(_args: tuple[Any, ...]) -> Any:
-    raise Unsupported("a wrapper tensor without its parts: its class alone knows where the values are")
+    return make
 
 
 # Subclasses that are nothing but a tensor with a name.
@@ -266,21 +167,21 @@ _TENSOR_MAKERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch._utils._rebuild_sparse_tensor": _sparse,
-    "torch._utils._rebuild_sparse_csr_tensor": _sparse,
-    "torch._utils._rebuild_qtensor": _quantized,
-    "torch._utils._rebuild_nested_tensor": _nested,
-    "torch._utils._rebuild_meta_tensor_no_storage": _meta,
-    "torch._utils._rebuild_device_tensor_from_numpy": _from_numpy,
-    "torch._utils._rebuild_xla_tensor": _from_numpy,
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_cpu,
-    "torch._utils._rebuild_wrapper_subclass": _wrapper,
+    "torch._utils._rebuild_sparse_tensor": _composite("sparse"),
+    "torch._utils._rebuild_sparse_csr_tensor": _composite("sparse"),
+    "torch._utils._rebuild_qtensor": _composite("quantized"),
+    "torch._utils._rebuild_nested_tensor": _composite("nested"),
+    "torch._utils._rebuild_meta_tensor_no_storage": _composite("meta"),
+    "torch._utils._rebuild_device_tensor_from_numpy": _composite("from_numpy"),
+    "torch._utils._rebuild_xla_tensor": _composite("from_numpy"),
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _composite("from_cpu"),
+    "torch._utils._rebuild_wrapper_subclass": _composite("wrapper"),
 }
 
 
 def _from_type(args: tuple[Any, ...]) -> Any:
     """``_rebuild_from_type_v2(func, type, args, state)`` and the older ``_rebuild_from_type(func, type, args, dict)``."""
-    _count(args, "_rebuild_from_type", 4)
+    count(args, "_rebuild_from_type", 4)
     function, cls, inner, state = args
     name = function.text if type(function) is Global else ""
     cls_name = cls.text if type(cls) is Global else ""
@@ -299,7 +200,7 @@ def _from_type(args: tuple[Any, ...]) -> Any:
 
 
 def _ordered(args: tuple[Any, ...]) -> Ordered:
-    _count(args, "OrderedDict", 0, 1)
+    count(args, "OrderedDict", 0, 1)
     if not args:
         return Ordered()
     pairs = args[0]
@@ -319,7 +220,7 @@ def _encode(args: tuple[Any, ...]) -> Any:
 
 def _set(cls: type) -> Callable[[tuple[Any, ...]], Any]:
     def make(args: tuple[Any, ...]) -> Any:
-        _count(args, cls.__name__, 0, 1)
+        count(args, cls.__name__, 0, 1)
         if args and not isinstance(args[0], (list, tuple)):
             raise CorruptCheckpoint(f"{cls.__name__} made of a {type(args[0]).__name__}")
         return cls(*args)
@@ -368,7 +269,7 @@ class Rebuilt:
         self._blanks: dict[int, TensorView] = {}
 
     def _blank(self, args: tuple[Any, ...]) -> TensorView:
-        _count(args, "tensor class", 0)
+        count(args, "tensor class", 0)
         made = TensorView.__new__(TensorView)
         self._blanks[id(made)] = made
         return made
@@ -376,7 +277,7 @@ class Rebuilt:
     def _variable(self, args: tuple[Any, ...]) -> Any:
         if not args:
             return self._blank(args)
-        _count(args, "Parameter", 1, 2)
+        count(args, "Parameter", 1, 2)
         if id(args[0]) in self._blanks:
             raise CorruptCheckpoint("Parameter of a tensor that has no data yet")
         return _as_parameter(args[0], len(args) == 1 or args[1] is True)

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from formats.core.errors import CheckpointError, CorruptCheckpoint, OutputError, ParityFailed, SystemIOError
@@ -26,12 +24,12 @@ from formats.core.layout import Data, Layout
 from formats.core.output import Written
 from formats.core.remote import RemotePath, told
 from formats.core.remote_file import RemoteFile, expect
+from formats.core.sending import Sender, cut, open_upload
 from formats.core.storage import FileSpan
 from formats.core.streaming import check_cover, itinerary
 
 PART = 8 << 20  # bytes of one part; more where 10,000 of them would not do
 MOST_PARTS = 9_000
-QUEUED = 8  # pieces between the reader and the uploading thread
 
 Observe = Callable[[int, int], None]
 
@@ -183,7 +181,7 @@ class Upload:
         fs, name = path.place()
         self._fs, self._name = fs, name
         try:
-            self._file: Any = _opened(fs, name, exclusive=not force, part=self.part)
+            self._file: Any = open_upload(fs, name, exclusive=not force, part=self.part)
         except Exception as error:
             raise told(error, path, "cannot be made") from path._cause(error)
 
@@ -191,10 +189,10 @@ class Upload:
         """Upload all bytes of ``layout``; what is read and what is sent go on side by side."""
         assert crcs is not None
         self.crcs = [0] * len(layout.data)
-        sender = _Sender(self)
+        sender = Sender(self)
         try:
             sent = 0
-            for piece in _cut(self._bytes(layout, crcs), self.part):
+            for piece in cut(self._bytes(layout, crcs), self.part):
                 sender.put(piece)
                 sent += len(piece)
                 if observe is not None:
@@ -326,85 +324,3 @@ class Upload:
             with suppress(AttributeError):
                 file.closed = True  # or its destructor would send the rest
         return True
-
-
-class _Sender:
-    """Uploads pieces on a thread of its own, one after the other."""
-
-    def __init__(self, upload: Upload) -> None:
-        self.upload = upload
-        self.failure: BaseException | None = None
-        self.pieces: SimpleQueue[bytes | None] = SimpleQueue()
-        self.free = threading.BoundedSemaphore(QUEUED)
-        self.thread = threading.Thread(target=self._work, name="upload", daemon=True)
-        self.thread.start()
-
-    def put(self, piece: bytes) -> None:
-        self.free.acquire()
-        if self.failure is not None:
-            raise self.failure
-        self.pieces.put(piece)
-
-    def _work(self) -> None:
-        upload, part, filled = self.upload, hashlib.md5(usedforsecurity=False), 0
-        while (piece := self.pieces.get()) is not None:
-            try:
-                if self.failure is None:
-                    part.update(piece)
-                    upload.sha256.update(piece)
-                    filled += len(piece)
-                    if filled == upload.part:
-                        upload.digests.append(part.digest())
-                        part, filled = hashlib.md5(usedforsecurity=False), 0
-                    upload.write(piece)
-            except BaseException as error:  # handed to the reading thread
-                self.failure = error
-            finally:
-                self.free.release()
-        if filled:
-            upload.digests.append(part.digest())
-
-    def finish(self) -> None:
-        self.pieces.put(None)
-        self.thread.join()
-        if self.failure is not None:
-            raise self.failure
-        self.upload.close()
-
-    def stop(self) -> None:
-        self.failure = self.failure or SystemIOError("stopped")
-        self.pieces.put(None)
-        self.thread.join()
-
-
-def _cut(stream: Iterable[bytes | memoryview], part: int) -> Iterator[bytes]:
-    """``stream`` in pieces of at most `PIECE` bytes, small ones gathered, none across the border of two parts."""
-    held = bytearray()
-    room = part  # bytes to the end of the part
-    for block in stream:
-        view = memoryview(block)
-        while view:
-            taken = view[: min(PIECE, room) - len(held)]
-            held += taken
-            view = view[len(taken) :]
-            if len(held) == min(PIECE, room):
-                room = room - len(held) or part
-                yield bytes(held)
-                held.clear()
-    if held:
-        yield bytes(held)
-
-
-def _opened(fs: Any, name: str, *, exclusive: bool, part: int) -> Any:
-    """A file that is uploaded on `close` and gets its name on `commit`."""
-    if fs.protocol == "memory":
-        from fsspec.implementations.memory import MemoryFile
-
-        return MemoryFile(fs, name)
-    # "x": the name is given only if nobody has it (If-None-Match, where the server heeds it)
-    mode = "xb" if exclusive and "s3" in fs.protocol else "wb"
-    file = fs.open(name, mode, block_size=part, autocommit=False)
-    files = fs.transaction.files
-    if any(one is file for one in files):  # it is committed by us, and by no transaction of somebody else's
-        fs.transaction.files = type(files)(one for one in files if one is not file)
-    return file

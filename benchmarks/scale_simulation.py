@@ -25,7 +25,7 @@ SAMPLE = 20_000  # files that are simulated; each stands for FILES / SAMPLE, on 
 SHARE = FILES // SAMPLE
 SEED = 8
 
-# -- measured on one core of the machine of benchmarks/results/speed-2026-11-25.json (user + system seconds, which other work disturbs least)
+# -- measured on one core of the machine of benchmarks/results/speed-2026-11-25.json (user + system seconds: least disturbed)
 CPU_GB = 2.05  # GB/s converted and verified: 500 MB in 300 tensors, 0.281 s less 0.038 s of start
 CPU_FILE = 0.0027  # s a file in a warm worker, journal included: 5.44 s for 2,000 files of 100 kB
 TORCH_GB, TORCH_FILE = 0.77, 1.43  # torch.load + save_file, a process each: 2.08 s for 500 MB, 1.49 s for 45 MB

@@ -98,7 +98,10 @@ class OutputDigest:
             self._failure = error
 
     def result(self) -> str:
-        """64 hexadecimal digits, when all is written and hashed. Raises what reading raised."""
+        """64 hexadecimal digits; all is written by now. Raises what reading raised."""
+        with self._news:
+            self._complete = self.size
+            self._news.notify()
         self._thread.join()
         if self._failure is not None:
             raise self._failure

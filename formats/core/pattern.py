@@ -33,5 +33,4 @@ else:
 
     def pattern(source: str | bytes, flags: int = 0) -> re.Pattern[Any]:
         """What ``re.compile(source, flags)`` gives, as far as its methods go."""
-        late: Any = _Late(source, flags)
-        return late
+        return _Late(source, flags)

@@ -266,7 +266,11 @@ def shape(value: Any) -> Any:
         return ("tensor", value.dtype.name, value.shape, value.strides, value.offset, value.requires_grad, value.parameter,
                 value.storage.nbytes, value.location)  # fmt: skip
     if isinstance(value, dict):
-        return type(value).__name__, [(key, shape(item)) for key, item in value.items()], getattr(value, "attributes", None)
+        return (
+            type(value).__name__,
+            [(shape(key), shape(item)) for key, item in value.items()],
+            getattr(value, "attributes", None),
+        )
     if isinstance(value, (list, tuple)):
         return [shape(item) for item in value]
     if isinstance(value, Record):

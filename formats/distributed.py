@@ -113,8 +113,10 @@ class _Folder:
         for index, info in _dict(metadata, "storage_data").items():
             if _class(index) != "MetadataIndex" or _class(info) != "_StorageInfo":
                 raise self._corrupt(f"places a {_class(index)} by a {_class(info)}")
-            offset = index.fields.get("offset")
-            key = (index.fields.get("fqn"), None if offset is None else sizes(offset, "offset"))
+            name, offset = index.fields.get("fqn"), index.fields.get("offset")
+            if type(name) is not str:
+                raise self._corrupt(f"places a {type(name).__name__}, not a name")
+            key = (name, None if offset is None else sizes(offset, "offset"))
             if key in places:
                 raise self._corrupt(f"places a chunk of {key[0]!r:.80} twice")
             places[key] = info

@@ -43,11 +43,13 @@ def storage_dtype(cls: Any) -> DType | None:
 
 
 def sizes(value: Any, what: str) -> tuple[int, ...]:
-    """A tuple of counts from a tuple, list or ``torch.Size``."""
+    """A tuple of numbers from a tuple, list or ``torch.Size``. They are hashed later on, which nothing that nests deeply survives."""
     if type(value) is Record and value.name == "torch.Size" and len(value.args) == 1:
         value = value.args[0]
     if not isinstance(value, (tuple, list)):
         raise CorruptCheckpoint(f"tensor {what} is a {type(value).__name__}, not a tuple")
+    for kind in set(map(type, value)) - {int}:
+        raise CorruptCheckpoint(f"tensor {what} holds a {kind.__name__} where a count belongs")
     return tuple(value)
 
 

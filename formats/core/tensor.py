@@ -5,7 +5,7 @@ Every bound is checked here, in exact integers, when the view is made, so that n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from formats.core.dtype import DType
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
@@ -20,6 +20,9 @@ MAX_DIMS = 64  # torch's own limit (c10::kVariableDims plus margin); numpy's is 
 MAX_EXPANSION = 1024
 # … unless the result stays under this many bytes.
 EXPANSION_FLOOR = 64 << 20
+
+
+_INTEGERS = frozenset({int})
 
 
 class TensorView:
@@ -67,15 +70,15 @@ class TensorView:
         self.parameter = parameter
         self.conj = conj
         self.neg = neg
+        if not _INTEGERS.issuperset(map(type, shape)) or not _INTEGERS.issuperset(map(type, strides or ())):
+            # Before they are hashed: a tuple in a tuple may nest deeper than C code recurses; and (True, 2.0) equals (1, 2).
+            raise CorruptCheckpoint("tensor has a size or a stride that is not a count")
         known = _EXTENTS.get((shape, strides))
         if known is None:
             known = _extent(shape, strides)
             if len(_EXTENTS) < 4096:
                 _EXTENTS[shape, strides] = known
-        elif known[4] is not shape or known[5] is not strides:
-            # Equal is not enough: (True, 2.0) equals (1, 2). The same objects come again with the next tensor.
-            known = _EXTENTS[shape, strides] = _extent(shape, strides)
-        self.numel, extent, self.strides, self.contiguous = known[:4]
+        self.numel, extent, self.strides, self.contiguous = known
         if type(offset) is not int or offset < 0:
             raise CorruptCheckpoint(f"tensor offset {offset!r:.40} is not a count")
         held = storage.nbytes // dtype.itemsize
@@ -88,6 +91,22 @@ class TensorView:
             raise LimitExceeded(
                 f"tensor of {nbytes} bytes expanded from a storage of {storage.nbytes}, at most {MAX_EXPANSION} times is read"
             )
+
+    def on(self, storage: Storage) -> TensorView:
+        """The same window on another storage of as many bytes: every bound holds there as it does here."""
+        view = _new(TensorView)
+        view.dtype = self.dtype
+        view.storage = storage
+        view.shape = self.shape
+        view.offset = self.offset
+        view.requires_grad = self.requires_grad
+        view.parameter = self.parameter
+        view.conj = self.conj
+        view.neg = self.neg
+        view.numel = self.numel
+        view.strides = self.strides
+        view.contiguous = self.contiguous
+        return view
 
     @property
     def nbytes(self) -> int:
@@ -191,9 +210,8 @@ class CompositeTensor:
 
 
 _Shape = tuple[int, ...]
-_Extent = tuple[int, int, _Shape, bool, _Shape, _Shape | None]
-# (shape, strides) → (numel, elements from the offset to the last one, strides, whether contiguous, and the key's own objects): a model
-# has few shapes and many tensors.
+_Extent = tuple[int, int, _Shape, bool]
+# (shape, strides) → (numel, elements from the offset to the last one, strides, whether contiguous): a model has few shapes.
 _EXTENTS: dict[tuple[_Shape, _Shape | None], _Extent] = {}
 
 
@@ -202,23 +220,24 @@ def _extent(shape: _Shape, strides: _Shape | None) -> _Extent:
         raise LimitExceeded(f"tensor of {len(shape)} dimensions, at most {MAX_DIMS} are read")
     numel = 1
     for size in shape:
-        if type(size) is not int or size < 0:
-            raise CorruptCheckpoint(f"tensor size {size!r:.40} is not a count")
+        if size < 0:
+            raise CorruptCheckpoint(f"tensor size {size} is not a count")
         numel *= size
     steps = row_major(shape) if strides is None else strides
     if len(steps) != len(shape):
         raise CorruptCheckpoint(f"tensor has {len(shape)} sizes but {len(steps)} strides")
     last = 0
     for size, stride in zip(shape, steps, strict=True):
-        if type(stride) is not int or stride < 0:
-            raise CorruptCheckpoint(f"tensor stride {stride!r:.40} is not a count")
+        if stride < 0:
+            raise CorruptCheckpoint(f"tensor stride {stride} is not a count")
         last += (size - 1) * stride
     contiguous = not numel or all(
         size == 1 or step == own for size, step, own in zip(shape, steps, row_major(shape), strict=True)
     )
-    return numel, last + 1 if numel else 0, steps, contiguous, shape, strides
+    return numel, last + 1 if numel else 0, steps, contiguous
 
 
+_new: Callable[[type[TensorView]], TensorView] = object.__new__
 AnyTensor = TensorView | CompositeTensor
 
 

@@ -1,8 +1,9 @@
-"""The run of opcodes that torch writes for one tensor, met in one step.
+"""The run of opcodes that torch writes for one tensor, met many at a time.
 
 `torch.save` describes each tensor of a state dict by the same thirty-odd opcodes (protocol 2, ``_rebuild_tensor_v2``); only numbers
-differ. One regular expression recognises the run from the second tensor on. Every opcode has a fixed length given by its first
-byte, so there is one way to match, and anything unusual simply does not match and is evaluated opcode by opcode.
+differ. One regular expression recognises such runs from the second tensor on, and what can be checked of all of them at once is: that
+every memo slot is the next one, that names are as long as they say. Every opcode has a fixed length given by its first byte, so there
+is one way to match, and anything unusual simply does not match and is evaluated opcode by opcode.
 
 Intermediate values (argument tuples, the empty hooks) get the memo slots that the pickle gives them, filled with `LAZY`: nobody
 refers to them again, and if a pickle does, the evaluation starts anew without this step (`SharedPart`).
@@ -12,14 +13,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import chain
+from operator import itemgetter
+from struct import pack
 
 from formats.core.pattern import pattern
+from formats.core.tensor import TensorView
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 NAME = "torch._utils._rebuild_tensor_v2"
+LENGTH = 128  # bytes of a run, about: where to end a search
+MOST = 128  # runs taken at once: what is held of them fits in the processor's cache
+
+
+Run = tuple[bytes, ...]  # what the groups of `_RUN` match
 
 
 class SharedPart(Exception):
@@ -37,15 +47,19 @@ _PUT = rb"(?:q.|r.{4})"
 _INT = rb"(?:K.|M..|J.{4})"
 _TUPLE = rb"(\)|%b\x85|%b{2}\x86|%b{3}\x87|\(%b{4,64}t)(%b)?" % (_INT, _INT, _INT, _INT, _PUT)
 _RUN = pattern(
-    rb"\(\((%b%b)" % (_GET, _GET)  # 'storage', storage class
-    + rb"(?:X.\0\0\0([0-9]{1,20})(%b)|(%b))" % (_PUT, _GET)  # key, written out or used again
+    # A text and the function's name, as between the tensors of a state dict. The text's length, is compared later.
+    rb"((?:X(..\0\0)([ -~]*)(%b)(%b))?" % (_PUT, _GET)
+    + rb"\(\((%b%b)" % (_GET, _GET)  # 'storage', storage class
+    + rb"(?:X(.)\0\0\0([0-9]{1,20})(%b)|(%b))" % (_PUT, _GET)  # key, written out or used again
     + rb"(%b)(%b)t(%b)Q" % (_GET, _INT, _PUT)  # location, numel
     + rb"(%b)" % _INT  # offset
     + _TUPLE
     + _TUPLE
-    + rb"([\x88\x89])(%b)\)R(%b)t(%b)R(%b)" % (_GET, _PUT, _PUT, _PUT),  # requires_grad, OrderedDict(), …
+    + rb"([\x88\x89])(%b)\)R(%b)t(%b)R(%b))" % (_GET, _PUT, _PUT, _PUT),  # requires_grad, OrderedDict(), …
     re.DOTALL,
 )
+_BORDER = b"u(X"  # SETITEMS, MARK, text: between the items that a pickler sets at once and the next ones
+_whole = itemgetter(0)
 
 
 def _number(raw: bytes) -> int:
@@ -53,27 +67,39 @@ def _number(raw: bytes) -> int:
     return int.from_bytes(raw[1:], "little", signed=raw[0] == 0x4A)
 
 
-def _put(slot: int) -> bytes:
-    """The opcode that every pickler sets memo slot ``slot`` by."""
-    return bytes((0x71, slot)) if slot < 256 else b"r" + slot.to_bytes(4, "little")
+def _puts(first: int, count: int) -> bytes:
+    """The opcodes that every pickler sets ``count`` memo slots by, from ``first`` on."""
+    stop = first + count
+    short = b"".join([bytes((0x71, slot)) for slot in range(first, min(stop, 256))])
+    first = max(first, 256)
+    if first >= stop:
+        return short
+    long = bytearray(b"r\0\0\0\0" * (stop - first))
+    slots = pack(f"<{stop - first}I", *range(first, stop))
+    for byte in range(4):
+        long[1 + byte :: 5] = slots[byte::4]
+    return short + long
 
 
-def _puts(first: int) -> bytes:
-    """LONG_BINPUT of the 4096 slots from ``first``, a multiple of 256."""
-    puts = bytearray(b"r\0\0\0\0" * 4096)
-    puts[1::5] = bytes(range(256)) * 16
-    for byte in (1, 2, 3):
-        puts[1 + byte :: 5] = b"".join([bytes((block >> 8 * byte & 255,)) * 256 for block in range(first, first + 4096, 256)])
-    return bytes(puts)
+class _Numbers(dict[bytes, int]):
+    """{opcode with its argument: the number}"""
+
+    def __missing__(self, raw: bytes) -> int:
+        found = self[raw] = _number(raw)
+        return found
 
 
-def _numbers(raw: bytes) -> tuple[int, ...]:
-    found, at = [], 0
-    while at < len(raw):
-        width = 1 if raw[at] == 0x4B else 2 if raw[at] == 0x4D else 4
-        found.append(int.from_bytes(raw[at + 1 : at + 1 + width], "little", signed=width == 4))
-        at += 1 + width
-    return tuple(found)
+class _Shapes(dict[bytes, tuple[int, ...]]):
+    """{opcodes of a tuple of numbers: the tuple}, the same object each time: few shapes come again and again."""
+
+    def __missing__(self, raw: bytes) -> tuple[int, ...]:
+        found, at = [], 1 if raw[:1] == b"(" else 0
+        while at < len(raw) - 1:
+            width = 1 if raw[at] == 0x4B else 2 if raw[at] == 0x4D else 4
+            found.append(int.from_bytes(raw[at + 1 : at + 1 + width], "little", signed=width == 4))
+            at += 1 + width
+        numbers = self[raw] = tuple(found)
+        return numbers
 
 
 class Step:
@@ -82,112 +108,144 @@ class Step:
     def __init__(
         self, data: bytes, memo: list[Any], persistent_load: Callable[[Any], Any], rebuild: Callable[[tuple[Any, ...]], Any]
     ) -> None:
-        self.match_at = _RUN.match
         self.data = data
         self.memo = memo
         self.persistent_load = persistent_load
         self.rebuild = rebuild
-        self.shapes: dict[bytes, tuple[int, ...]] = {}
-        self.numbers: dict[bytes, int] = {}
+        self.shapes = _Shapes()
+        self.numbers = _Numbers()
         self.shared: dict[tuple[bytes, bytes, bytes], tuple[Any, Any]] = {}  # emptied when a memo slot is set again
-        self.puts = b""  # the opcodes that set the slots from `puts_from` on
-        self.puts_from = 0
+        self.alike: dict[tuple[Any, ...], TensorView] = {}  # a tensor of each form
+        self.several = MOST  # runs to be tried at once: where that does not hold of many it is tried with fewer
         self.end = 0
 
-    def run(self, get: bytes, pos: int, push: Callable[[Any], None], most: int) -> int:
+    def run(self, get: bytes, pos: int, stack: list[Any], most: int) -> int:
         """Push the tensor described from byte ``pos``, behind the opcode ``get`` of the function's name, and how many were there.
 
         Where a text and ``get`` follow, as between the tensors of a state dict, the text and the next tensor are pushed too, and so on.
         """
-        data, memo, match_at, from_bytes = self.data, self.memo, self.match_at, int.from_bytes
-        made = 0
-        name: str | None = None
+        data = self.data
+        first = _RUN.match(data, pos)
+        if first is None or first[2] is not None or not self._take([first.groups(b"")], get, stack, named=False):
+            return 0
+        made = 1
+        self.end = first.end()
         while made < most:
-            found = match_at(data, pos)
-            tensor = None if found is None else self._tensor(found, pos, name)
-            if found is None or tensor is None:
+            found = self._search(min(self.several, most - made))
+            runs = self._together(found)
+            if len(runs) < len(found):  # what is searched in vain stays in proportion to what is found
+                self.several = max(2 * len(runs), 1)
+            if not runs:
                 break
-            made += 1
-            if name is not None:
-                push(name)
-            push(tensor)
-            self.end = end = found.end()
-            name_at = end + 5
-            stop = name_at + from_bytes(data[end + 1 : name_at], "little")
-            following = _put(len(memo)) + get
-            if data[end : end + 1] != b"X" or not data.startswith(following, stop):
+            if not self._take(runs, get, stack, named=True):
+                if len(runs) == 1:
+                    break
+                self.several = 1  # one by one, up to the unusual one
+                continue
+            made += len(runs)
+            self.end += sum(map(len, map(_whole, runs)))
+            if len(runs) < len(found):
                 break
-            name = str(data[name_at:stop], "utf-8", "surrogatepass")
-            pos = stop + len(following)
+            self.several = min(2 * self.several, MOST)
         return made
 
-    def _tensor(self, found: re.Match[bytes], pos: int, name: str | None) -> Any:
-        """The tensor of a run, behind a text that takes a slot, if there is one; None, and nothing done, where the run is unusual."""
-        (opening, key, key_put, key_get, location, numel, pid_put, offset, sizes, sizes_put, strides, strides_put, grad, hooks,
-         hooks_put, args_put, put) = found.groups()  # fmt: skip
-        # What all tensors of a kind share: storage class, location and the name of the hooks' type.
-        shared = self.shared.get((opening, location, hooks)) or self._shared(opening, location, hooks)
-        if shared is None:
-            return None
-        memo = self.memo
-        count = len(memo) + (name is not None)
-        if key is not None:
-            if self.data[pos + 3 + len(opening)] != len(key):
-                return None
-            key = str(key, "ascii")
-            values = [key, LAZY]
-        else:
-            slot = _number(key_get)
-            if slot >= count:
-                return None
-            key = name if slot == len(memo) else memo[slot]
-            if key is LAZY:
-                raise SharedPart
-            key_put = b""
-            values = [LAZY]
-        if sizes_put is not None:
-            values.append(LAZY)
-        if strides_put is not None:
-            values.append(LAZY)
-        # Slots must follow each other from the first free one, as every pickler numbers them.
-        slots = len(values) + 3
-        raw = b"".join((key_put, pid_put, sizes_put or b"", strides_put or b"", hooks_put, args_put, put))
-        at = 5 * (count - self.puts_from)
-        if at < 0 or at + 5 * slots > len(self.puts):
-            self.puts_from = count & -256
-            self.puts = _puts(self.puts_from)
-            at = 5 * (count - self.puts_from)
-        if raw != self.puts[at : at + 5 * slots] and raw != b"".join([_put(slot) for slot in range(count, count + slots)]):
-            return None
-        elements = self.numbers.get(numel)
-        if elements is None:
-            elements = self.numbers[numel] = _number(numel)
-        storage = self.persistent_load(("storage", shared[0], key, shared[1], elements))
-        shape = self.shapes.get(sizes) or self._tuple(sizes)
-        stride = self.shapes.get(strides) or self._tuple(strides)
-        tensor = self.rebuild((storage, 0 if offset == b"K\0" else _number(offset), shape, stride, grad == b"\x88", None))
-        values += (LAZY, LAZY, tensor)
-        if name is not None:
-            memo.append(name)
-        memo += values
-        return tensor
+    def _search(self, most: int) -> list[Run]:
+        """Runs from `end` on, where one begins there; others may lie apart, for a search goes over what does not match."""
+        data, start = self.data, self.end
+        if most > 1:
+            stop = start + most * LENGTH
+            border = data.find(_BORDER, start, stop)
+            found: list[Run] = _RUN.findall(data, start, stop if border < 0 else border)
+            if found:
+                return found[:most]
+        one = _RUN.match(data, start)
+        return [] if one is None else [one.groups(b"")]
 
-    def _shared(self, opening: bytes, location: bytes, hooks: bytes) -> tuple[Any, Any] | None:
+    def _together(self, runs: list[Run]) -> list[Run]:
+        """Those of ``runs`` that follow each other from `end` on."""
+        data, at = self.data, self.end
+        if data.startswith(b"".join(map(_whole, runs)), at):
+            return runs
+        for count, (whole, *_) in enumerate(runs):
+            if not data.startswith(whole, at):
+                return runs[:count]
+            at += len(whole)
+        return runs
+
+    def _take(self, runs: list[Run], get: bytes, stack: list[Any], *, named: bool) -> bool:
+        """Push what ``runs`` describe, all of it; False, and nothing done, where any of them is unusual.
+
+        ``named``: each begins with a text and the opcode ``get``; else there is one, which does not.
+        """
+        (_, lengths, texts, text_puts, gets, openings, widths, keys, key_puts, key_gets, locations, numels, pid_puts, offsets, sizes,
+         sizes_puts, strides, strides_puts, grads, hooks, hooks_puts, args_puts, puts) = zip(*runs, strict=True)  # fmt: skip
+        memo, base = self.memo, len(self.memo)
+        if named and (set(gets) != {get} or b"".join(lengths) != pack(f"<{len(runs)}I", *map(len, texts))):
+            return False
+        written = list(filter(None, keys))
+        if b"".join(widths) != bytes(map(len, written)):
+            return False
+        # Slots must follow each other from the first free one, as every pickler numbers them.
+        slots = [named + 4 + (key != b"") + (size != b"") + (stride != b"")
+                 for key, size, stride in zip(keys, sizes_puts, strides_puts, strict=True)]  # fmt: skip
+        count = sum(slots)
+        in_order = zip(text_puts, key_puts, pid_puts, sizes_puts, strides_puts, hooks_puts, args_puts, puts, strict=True)
+        if b"".join(chain.from_iterable(in_order)) != _puts(base, count):
+            return False
+        # What all tensors of a kind share: storage class, location and the name of the hooks' type.
+        kinds = list(zip(openings, locations, hooks, strict=True))
+        for kind in set(kinds):
+            if kind not in self.shared and not self._share(kind):
+                return False
+        names = str(b"\n".join(texts), "ascii").split("\n")
+        fresh = iter(str(b"\n".join(written), "ascii").split("\n"))
+        shared, numbers, shapes, alike = self.shared, self.numbers, self.shapes, self.alike
+        load, rebuild = self.persistent_load, self.rebuild
+        block: list[Any] = [LAZY] * count
+        tensors = []
+        at = 0
+        for name, key_get, kind, numel, offset, size, stride, grad, width in zip(
+            names, key_gets, kinds, numels, offsets, sizes, strides, grads, slots, strict=True
+        ):
+            if named:
+                block[at] = name
+            if key_get:
+                slot = numbers[key_get]
+                if slot >= base + at + named:
+                    return False
+                key = memo[slot] if slot < base else block[slot - base]
+                if key is LAZY:
+                    raise SharedPart
+            else:
+                key = block[at + named] = next(fresh)
+            cls, place = shared[kind]
+            typed = load(("storage", cls, key, place, numbers[numel]))
+            form = cls, offset, size, stride, grad
+            like = alike.get(form)
+            if like is None or like.storage.nbytes != typed.storage.nbytes:
+                tensor = rebuild((typed, numbers[offset], shapes[size], shapes[stride], grad == b"\x88", None))
+                if type(tensor) is TensorView and tensor.storage is typed.storage:
+                    alike[form] = tensor
+            else:
+                tensor = like.on(typed.storage)
+            at += width
+            block[at - 1] = tensor
+            tensors.append(tensor)
+        memo += block
+        stack += chain.from_iterable(zip(names, tensors, strict=True)) if named else tensors
+        return True
+
+    def _share(self, kind: tuple[bytes, bytes, bytes]) -> bool:
+        """Look at what the opcodes of ``kind`` ask of the memo; False where it is something else than torch puts there."""
+        opening, location, hooks = kind
         memo, cut = self.memo, 2 if opening[:1] == b"h" else 5
         slots = [_number(raw) for raw in (opening[:cut], opening[cut:], location, hooks)]
         if max(slots) >= len(memo):
-            return None
+            return False
         word, cls, place, of_hooks = (memo[slot] for slot in slots)
         if LAZY in (word, cls, place):
             raise SharedPart
         if word != "storage" or getattr(of_hooks, "text", "") != "collections.OrderedDict":
-            return None
-        found = self.shared[opening, location, hooks] = (cls, place)
-        return found
-
-    def _tuple(self, raw: bytes) -> tuple[int, ...]:
-        """The numbers of a tuple's opcodes. The same few shapes come again and again."""
-        numbers = self.shapes.get(raw)
-        if numbers is None:
-            numbers = self.shapes[raw] = () if raw == b")" else _numbers(raw[1:-1] if raw[:1] == b"(" else raw[:-1])
-        return numbers
+            return False
+        self.shared[kind] = (cls, place)
+        return True

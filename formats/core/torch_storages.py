@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from formats.core.checkpoint import Global
 from formats.core.dtype import DType
 from formats.core.errors import CorruptCheckpoint
 from formats.core.inert import LIMITS
@@ -83,7 +82,8 @@ class Storages:
         self.suffix = suffix
         _refuse_twins(records.members, folder)
         self._typed: dict[str, TypedStorage] = {}
-        self._dtypes: dict[Any, DType | None] = {}
+        self._cls: Any = None  # the storage class met last, and its
+        self._dtype: DType | None = None
         self._other: dict[tuple[str, Any], TypedStorage] = {}  # a key under a second storage class
 
     def load(self, pid: Any) -> TypedStorage:
@@ -94,29 +94,35 @@ class Storages:
             raise CorruptCheckpoint(f"storage {key!r:.60} with {_shown(numel)} elements: a text and a count are needed")
         typed = self._typed.get(key)
         if typed is None:
-            # Only names are hashed: a tuple may nest deeper than C code recurses.
-            known = type(cls) is Global and cls in self._dtypes
-            dtype = self._dtypes[cls] if known else self._dtypes.setdefault(cls, storage_dtype(cls))
+            if cls is not self._cls:  # most files have one or two of them
+                self._dtype, self._cls = storage_dtype(cls), cls
+            dtype = self._dtype
             nbytes = numel * dtype.itemsize if dtype else numel
-            storage = self._open(key, nbytes, location if isinstance(location, str) else "cpu", dtype.swap if dtype else 1)
+            name = f"{self.folder}{key}{self.suffix}"
+            if type(location) is not str:
+                location = "cpu"
+            if not nbytes and name not in self.records.members:
+                storage: Storage = BytesStorage(b"", location)
+            else:
+                storage = self.records.storage(name, location)
+                if self.big and dtype and dtype.swap > 1:
+                    storage = Swapped(storage, dtype.swap)
             typed = self._typed[key] = TypedStorage(storage, dtype, cls)
-        elif typed.cls is not cls:
-            if (key, cls) not in self._other:
-                if self.big:
-                    raise CorruptCheckpoint(f"big-endian storage {key!r:.60} is of two types: which one is swapped is not said")
-                self._other[key, cls] = TypedStorage(typed.storage, storage_dtype(cls), cls)
-            typed = self._other[key, cls]
-        nbytes = numel * typed.dtype.itemsize if typed.dtype else numel
+        else:
+            if typed.cls is not cls:
+                typed = self._of_another_class(typed, key, cls)
+            nbytes = numel * typed.dtype.itemsize if typed.dtype else numel
         if typed.storage.nbytes != nbytes:
             raise CorruptCheckpoint(f"storage {key!r:.60} is declared with {nbytes} bytes, its record has {typed.storage.nbytes}")
         return typed
 
-    def _open(self, key: str, nbytes: int, location: str, swap: int) -> Storage:
-        name = self.folder + key + self.suffix
-        if not nbytes and name not in self.records.members:
-            return BytesStorage(b"", location)
-        storage = self.records.storage(name, location)
-        return Swapped(storage, swap) if self.big and swap > 1 else storage
+    def _of_another_class(self, typed: TypedStorage, key: str, cls: Any) -> TypedStorage:
+        dtype = storage_dtype(cls)  # before it is hashed: what is no name may nest deeper than C code recurses
+        if (key, cls) not in self._other:
+            if self.big:
+                raise CorruptCheckpoint(f"big-endian storage {key!r:.60} is of two types: which one is swapped is not said")
+            self._other[key, cls] = TypedStorage(typed.storage, dtype, cls)
+        return self._other[key, cls]
 
     def notes(self) -> list[str]:
         """What the archive holds and the pickle does not speak of."""

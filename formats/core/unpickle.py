@@ -5,7 +5,7 @@ functions ever applied are the reader's own, from a table by dotted name (`const
 Opcode meanings are those of CPython's ``pickletools``.
 
 Speed matters, since 100,000 tensors are real: one loop over the bytes with the frequent opcodes first, and the run of some thirty
-opcodes that torch writes for a tensor is met in one step (`tensor_pattern.py`).
+opcodes that torch writes for a tensor is met many at a time (`tensor_pattern.py`).
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class _Evaluator(RareOpcodes):
         memo: list[Any] = []
         far: dict[int, Any] = {}
         objects = 0
-        met = 0  # tensors met in one step
+        met = 0  # tensors met by the step
         rebuild = self.constructors.get(tensor_pattern.NAME) if fast else None
         step = tensor_pattern.Step(data, memo, self.persistent_load, rebuild) if rebuild and self.persistent_load else None
         from_bytes = int.from_bytes
@@ -155,7 +155,7 @@ class _Evaluator(RareOpcodes):
                     raise SharedPart
                 if step is not None and not far and value.__class__ is Global and value.text == tensor_pattern.NAME:
                     self.pos = pos
-                    made = step.run(data[at:pos], pos, push, (limit - objects) // 5 + 1)
+                    made = step.run(data[at:pos], pos, stack, (limit - objects) // 5 + 1)
                     if made:
                         met += made
                         objects += 5 * made

@@ -26,7 +26,7 @@ _END64_PLACE = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _CENTRAL_PLACES = struct.Struct("<4s4xH10x2L4H6xL")  # the same entry: flags, sizes, lengths, disk, header
-_CENTRAL_STORED = struct.Struct("<4xH2x2H4x3L10xLL")  # … maker, flags, method, CRC, sizes, attributes, header
+_CENTRAL_STORED = struct.Struct("<4xH2xL4x3L10xLL")  # … maker, flags and method in one, CRC, sizes, attributes, header
 _CENTRAL_CHECKED = struct.Struct("<8x2H4x3LH")  # the same entry: flags, method, CRC, sizes, length of the name
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LOCAL_CHECKED = struct.Struct("<4s2x2H4x3L2H")  # without version and time
@@ -206,10 +206,10 @@ class ZipDirectory:
         """The bytes of member ``name``; nothing is read until they are asked for."""
         at = self.members.get(name)
         if at is not None:
-            made_by, flags, method, crc, packed, size, attributes, header = _CENTRAL_STORED.unpack_from(self._data, at)
-            # No Unix mode, or a regular file's; and not a folder by DOS's bit.
-            plain = (made_by >> 8 != 3 or attributes >> 28 in (0, 0o10)) and not attributes & 0x10
-            if not method and packed == size < 0xFFFFFFFF > header and plain and not flags & 0x2041 and name[-1:] != "/":
+            made_by, packing, crc, packed, size, attributes, header = _CENTRAL_STORED.unpack_from(self._data, at)
+            # No method or flag that changes the bytes; no Unix mode, or a regular file's; and not a folder by DOS's bit.
+            plain = not attributes or ((made_by >> 8 != 3 or attributes >> 28 in (0, 0o10)) and not attributes & 0x10)
+            if not packing & 0xFFFF2041 and plain and packed == size < 0xFFFFFFFF > header and name[-1:] != "/":
                 return StoredMember(self, at, crc, header, size, location)
         member = self.member(name)
         if name.endswith("/") or member.mode & 0o170000 not in (0, 0o100000):

@@ -307,6 +307,18 @@ TREES: dict[str, Any] = {
     "requires grad": [torch.zeros(2, requires_grad=bool(i % 2)) for i in range(6)],
     "strings between": [part for i in range(300) for part in (f"text {i}", torch.zeros(i))],
     "empty": many(4, lambda _: torch.zeros(0)),
+    "mixed": {
+        name: torch.zeros(shape, dtype=dtype)
+        for i in range(150)
+        for name, shape, dtype in (
+            (f"{i}.weight", (i % 3, 4), torch.float32),
+            (f"{i}.gewöhnlich" if i % 20 == 7 else f"{i}.bias", 4, torch.float16),
+            (f"{i}.num_batches_tracked", (), torch.int64),
+        )
+    },
+    "long names": {f"{'x' * (i * 37 % 700)}{i}": torch.zeros(2) for i in range(300)},
+    "items set by thousands": many(2300, lambda _: TIED),
+    "nested": {f"group {i}": many(i, lambda _: torch.zeros(3)) for i in range(30)},
 }
 
 
@@ -370,6 +382,31 @@ def test_shared_parts_of_a_tensor_are_evaluated_again() -> None:
     for slot in (slots[len(slots) // 2], *slots[-8:]):
         again = data[:-1] + b"r" + U4(slots[-1] + 1) + b"j" + U4(slot) + b"\x86."
         assert evaluate(again, fast=True)[0] == evaluate(again, fast=False)[0]
+
+
+@pytest.mark.parametrize("after", [1, 2, 7])
+def test_a_storage_class_that_changes_on_the_way_changes_the_tensors(after: int) -> None:
+    """The memo slot of the class is set again between two tensors: what looks alike is not."""
+    data = torch_pickle(many(12, lambda _: torch.zeros(4, 4)))
+    at = data.index(b"ctorch\nFloatStorage\nq") + len(b"ctorch\nFloatStorage\nq")
+    name = f"layer.{after}.weight".encode()
+    border = data.index(b"X" + U4(len(name)) + name)
+    again = b"ctorch\nIntStorage\nq" + data[at : at + 1] + b"0"
+    changed = data[:border] + again + data[border:]
+    found = evaluate(changed, fast=True)
+    assert found == evaluate(changed, fast=False)
+    dtypes = [tensor[1] for _, tensor in found[0][1]]
+    assert dtypes == ["float32"] * after + ["int32"] * (12 - after)
+
+
+def test_a_tensor_that_no_function_stands_before_is_refused() -> None:
+    data = torch_pickle(many(40, lambda _: torch.zeros(4, 4)))
+    name = b"layer.30.weight"
+    at = data.index(b"X" + U4(len(name)) + name)
+    without = data[:at] + data[data.index(b"((", at) :]
+    for fast in (True, False):
+        with pytest.raises(CorruptCheckpoint):
+            evaluate(without, fast=fast)
 
 
 def test_ordered_dict_is_ordered() -> None:

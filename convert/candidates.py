@@ -26,6 +26,7 @@ _NOT_MODEL = pattern(
     r"constants)(?:$|[_\-/ ])|^lr$"
 )
 EMA = pattern(r"(?:^|[_\-. ])(?:ema\d*|averaged?|avg|swa|shadow|polyak)(?:$|[_\-. ])")
+MAX_NAMES = 100_000_000  # characters of all names: as many as a safetensors header may have
 MAX_CONTAINERS = 300_000  # visited for one state dict; containers shared many times over multiply
 # What optimizers keep for each parameter (torch.optim, and apex and fairseq beside it).
 _MOMENTS = frozenset(
@@ -251,31 +252,36 @@ def flatten(tree: Any) -> StateDict:
     tensors: dict[str, AnyTensor] = {}
     origin: dict[str, Any] = {}
     above: set[int] = set()
-    stack: list[tuple[str, Any, Any, bool]] = [("", None, tree, False)]
-    visits = 0
+    # Joined for tensors alone: names of containers, each within the next, would cost the square of their depth.
+    parts: list[str] = []
+    stack: list[tuple[Any, Any, int | None]] = [("", tree, None)]  # (key, node, how many parts stay when it is left)
+    visits = characters = 0
     while stack:
-        name, key, node, leaving = stack.pop()
-        if leaving:
+        key, node, stay = stack.pop()
+        if stay is not None:
             above.discard(id(node))
+            del parts[stay:]
         elif type(node) is TensorView or type(node) is CompositeTensor:
+            name = ".".join((*parts, _key(key)))
             if name in tensors:
                 raise CorruptCheckpoint(f"two tensors get the name {name!r:.80}: keys {origin[name]!r:.60} and {key!r:.60}")
+            characters += len(name)
+            if characters > MAX_NAMES:
+                raise LimitExceeded(f"tensors with names of more than {MAX_NAMES} characters in all")
             tensors[name] = node
             origin[name] = key
         elif id(node) in above:
-            raise CorruptCheckpoint(f"container {name!r:.80} holds itself")
+            raise CorruptCheckpoint(f"container {'.'.join((*parts, _key(key)))!r:.80} holds itself")
         elif node is tree or not _skipped(key, node):
             visits += 1
             if visits > MAX_CONTAINERS:
                 raise LimitExceeded(f"more than {MAX_CONTAINERS} nested containers under one model")
             above.add(id(node))
-            stack.append(("", None, node, True))  # without its name: 20,000 deep, the names alone would be 400 MB
-            dot = f"{name}." if name else ""
-            stack.extend(
-                reversed(
-                    [(dot + _key(k), k, child, False) for k, child in entries(node) if is_tensor(child) or is_container(child)]
-                )
-            )
+            stack.append((key, node, len(parts)))
+            if parts or _key(key):  # no dot before the first name
+                parts.append(_key(key))
+            below = [(k, child, None) for k, child in entries(node) if is_tensor(child) or is_container(child)]
+            stack.extend(reversed(below))
     return StateDict(tensors, _versions(tree))
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from convert import select
+from convert import candidates, select
 from formats import registry
 from formats.core.errors import AmbiguousCheckpoint, CorruptCheckpoint, LimitExceeded, UnknownFormat, UsageError
 
@@ -198,6 +198,15 @@ def test_what_is_left_behind_is_listed(tmp_path: Path) -> None:
     assert left["optimizer"].tensors == 6
     assert left["mean"].nbytes == 12
     assert left["epoch"].summary == "int 7"
+
+
+def test_names_have_a_limit_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"": {"encoder": [torch.zeros(2), {"": torch.zeros(2)}]}, "b": torch.zeros(2)}, tmp_path / "a.pth")
+    with registry.open(tmp_path / "a.pth") as checkpoint:
+        assert list(candidates.flatten(checkpoint.tree).tensors) == ["encoder.0", "encoder.1.", "b"]
+        monkeypatch.setattr(candidates, "MAX_NAMES", 19)
+        with pytest.raises(LimitExceeded, match="names of more than 19 characters in all"):
+            candidates.flatten(checkpoint.tree)
 
 
 def test_deep_and_shared_and_self_holding_trees_end(tmp_path: Path) -> None:

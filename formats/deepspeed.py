@@ -353,7 +353,7 @@ def _shape_map(group: Any, what: str) -> dict[str, tuple[int, ...]]:
         return {}
     if not isinstance(group, dict) or any(type(name) is not str for name in group):
         raise CorruptCheckpoint(f"{what} is a {type(group).__name__} where names and shapes belong")
-    shapes = {name: sizes(shape, "size") for name, shape in group.items()}
+    shapes = {name: sizes(shape, f"size of {name!r:.80}") for name, shape in group.items()}
     for name, shape in shapes.items():
         if len(shape) > 64:
             raise LimitExceeded(f"parameter {name!r:.120} has {len(shape)} dimensions, at most 64 are read")

@@ -70,7 +70,7 @@ def plan(
         if casting is not None:
             model = casting.apply(model)
         expanded = _fitted(model, capabilities, job)
-        content = Content(StateDict(dict(expanded.tensors), model.versions), beside, {})
+        content = Content(StateDict(expanded.tensors, model.versions), beside, {})
         if capabilities.metadata:
             content.metadata = foreign | _metadata(
                 checkpoint, choice, expanded, made.dropped, change.account if change else {}, casting

@@ -10,8 +10,8 @@ Two movers share one list of work (`Work`), each reads, writes and checks what i
 from __future__ import annotations
 
 from _thread import allocate_lock
+from array import array
 from collections.abc import Callable, Iterator
-from operator import itemgetter
 
 from formats.core.buffers import PAGE, Buffer, borrow, give_back
 from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
@@ -44,8 +44,7 @@ BLOCK = 4 << 20  # bytes of the output that go to the disk once all of them are 
 GAP = 4 << 10  # bytes: what is this near to each other is read, and written, in one go
 
 
-Small = tuple[int, int, int]  # (offset, place in the source's order, index)
-Item = int | list[Small]  # the index of a large segment, or small ones that one write takes
+Item = int | list[int]  # the index of a large segment, or those of small ones that one write takes
 
 
 class Work:
@@ -69,9 +68,11 @@ class Work:
         self._lock = allocate_lock()
         offsets = [data.offset for data in layout.data]
         self._in_order = offsets == sorted(offsets)
+        self.rank = array("Q", bytes(8 * len(offsets)))  # by index: the place in the source's order
         large: list[int] = []
-        small: list[Small] = []
+        small: list[int] = []
         for rank, index in enumerate(order):
+            self.rank[index] = rank
             data = layout.data[index]
             storage = data.storage
             try:
@@ -88,19 +89,20 @@ class Work:
             if storage.nbytes >= SMALL:
                 large.append(index)
             else:
-                small.append((data.offset, rank, index))
+                small.append(index)
         if follower is not None:  # it reads from the output's start
             large.sort(key=lambda index: layout.data[index].offset)
         self.items: Iterator[Item] = iter([*large, *self.runs(small)])
 
-    def runs(self, small: list[Small]) -> Iterator[list[Small]]:
+    def runs(self, small: list[int]) -> Iterator[list[int]]:
         """Small segments in the destination's order, those together that one write takes; headers between them are written later."""
-        small.sort()
-        run: list[Small] = []
+        segments = self.layout.data
+        small.sort(key=lambda index: segments[index].offset)
+        run: list[int] = []
         start = stop = last = 0
-        for one in small:
-            offset, _, index = one
-            end = offset + self.layout.data[index].storage.nbytes
+        for index in small:
+            data = segments[index]
+            offset, end = data.offset, data.offset + data.storage.nbytes
             # Between two data segments that follow each other in the layout there is no data that a filling could overwrite.
             near = offset == stop or (self._in_order and index == last + 1 and offset - stop <= GAP)
             if run and (not near or end - start > PIECE):
@@ -108,7 +110,7 @@ class Work:
                 run = []
             if not run:
                 start = offset
-            run.append(one)
+            run.append(index)
             stop, last = end, index
         if run:
             yield run
@@ -213,21 +215,23 @@ class Mover:
 
     # -- small segments ------------------------------------------------------------------------------------------------------------
     def _write_made(self, made: dict[int, bytes]) -> None:
-        for run in self.work.runs([(self.layout.data[index].offset, 0, index) for index in made]):
+        for run in self.work.runs(list(made)):
             self._write_run(run, made)
         made.clear()
 
-    def _write_run(self, run: list[Small], made: dict[int, bytes] | None) -> None:
+    def _write_run(self, run: list[int], made: dict[int, bytes] | None) -> None:
         """Fill the buffer with small segments, from ``made`` or from their sources, and write it."""
-        base = stop = run[0][0]
+        segments = self.layout.data
+        base = stop = segments[run[0]].offset
         begin = self.check.buffer.place(base)
         view = self.check.buffer.view[begin:]
         parts: list[Part] = []
-        for offset, _, index in run:
+        for index in run:
+            offset = segments[index].offset
             if offset != stop:
                 view[stop - base : offset - base] = bytes(offset - stop)
                 parts.append((NO_DATA, offset - stop))
-            count = self.layout.data[index].storage.nbytes
+            count = segments[index].storage.nbytes
             stop = offset + count
             parts.append((index, count))
             if made is not None:
@@ -238,13 +242,13 @@ class Mover:
         self.check.piece(base, stop - base, parts, begin)
         self.work.tell(base, stop - base, sum(count for index, count in parts if index == NO_DATA))
 
-    def _gather(self, run: list[Small], base: int, view: memoryview) -> None:
+    def _gather(self, run: list[int], base: int, view: memoryview) -> None:
         """Read segments into their places in ``view``, which stands for the destination from ``base``; near ones by one read."""
         segments = self.layout.data
         together: list[Placed] = []
         file: SourceFile | None = None
         start = stop = 0
-        for _, _, index in sorted(run, key=_rank):
+        for index in sorted(run, key=self.work.rank.__getitem__):
             data = segments[index]
             storage: Any = data.storage
             try:
@@ -276,9 +280,6 @@ class Mover:
                 view[into : into + count] = held[begin : begin + count]
         except CheckpointError as error:
             raise _named(error, data) from error.__cause__
-
-
-_rank = itemgetter(1)
 
 
 def _computed(storage: Storage) -> bytes:

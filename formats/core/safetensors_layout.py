@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from json.encoder import encode_basestring
-from operator import itemgetter
 
 from formats.core.dtype import BY_SAFETENSORS, DType
 from formats.core.errors import Unsupported
 from formats.core.layout import Data, Layout, Literal
 from formats.core.protocol import Capabilities
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_HEADER = 100_000_000  # bytes, the specification's own limit
 CAPABILITIES = Capabilities(dtypes=frozenset(dtype.name for dtype in BY_SAFETENSORS.values()), metadata=True)
@@ -32,9 +35,9 @@ def lay_out(given: Mapping[str, AnyTensor], metadata: Mapping[str, str]) -> Layo
 
     Raises `Unsupported`, naming the tensor, for what the format has no place for.
     """
-    tensors = [(name, _held(name, tensor)) for name, tensor in given.items()]
-    tensors.sort(key=itemgetter(0))
-    tensors.sort(key=lambda entry: _RANK[entry[1].dtype.safetensors or ""])
+    views = _held(given)
+    names = sorted(views)
+    names.sort(key=lambda name: _RANK[views[name].dtype.safetensors or ""])
     parts: list[str] = []
     kinds: dict[tuple[DType, tuple[int, ...]], str] = {}  # what tensors of one type and shape have in common in the header
     data: list[Data] = []
@@ -42,7 +45,8 @@ def lay_out(given: Mapping[str, AnyTensor], metadata: Mapping[str, str]) -> Layo
         texts = {key: metadata[key] for key in sorted(metadata)}
         parts.append(f'"__metadata__":{json.dumps(texts, ensure_ascii=False, separators=(",", ":"))}')
     at = 0
-    for name, tensor in tensors:
+    for name in names:
+        tensor = views[name]
         storage = tensor.row_major()
         known = kinds.get((tensor.dtype, tensor.shape))
         if known is None:
@@ -70,18 +74,21 @@ def lay_out(given: Mapping[str, AnyTensor], metadata: Mapping[str, str]) -> Layo
     return Layout(start + at, [Literal(0, len(header).to_bytes(8, "little") + header)], data)
 
 
-def _held(name: str, tensor: AnyTensor) -> TensorView:
-    """The tensor, where the format can hold it under this name."""
-    if isinstance(tensor, CompositeTensor):
-        raise Unsupported(f"tensor {name!r:.200} is {tensor.kind}, which safetensors cannot hold as it is")
-    if tensor.dtype.safetensors is None:
-        raise Unsupported(f"tensor {name!r:.200} has dtype {tensor.dtype.name}, which safetensors does not have")
-    if name == "__metadata__":
-        raise Unsupported("a tensor is named '__metadata__', which safetensors keeps for its metadata", hint="rename it")
-    if tensor.dtype.safetensors == "F4" and not tensor.shape:
-        raise Unsupported(f"tensor {name!r:.200} is a single pair of 4-bit floats, which safetensors cannot count")
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raise Unsupported(f"tensor name {name!r:.200} is no Unicode text, which safetensors needs", hint="rename it") from None
-    return tensor
+def _held(given: Mapping[str, Any]) -> Mapping[str, TensorView]:
+    """The tensors, where the format can hold each of them under its name."""
+    for name, tensor in given.items():
+        if isinstance(tensor, CompositeTensor):
+            raise Unsupported(f"tensor {name!r:.200} is {tensor.kind}, which safetensors cannot hold as it is")
+        if tensor.dtype.safetensors is None:
+            raise Unsupported(f"tensor {name!r:.200} has dtype {tensor.dtype.name}, which safetensors does not have")
+        if name == "__metadata__":
+            raise Unsupported("a tensor is named '__metadata__', which safetensors keeps for its metadata", hint="rename it")
+        if tensor.dtype.safetensors == "F4" and not tensor.shape:
+            raise Unsupported(f"tensor {name!r:.200} is a single pair of 4-bit floats, which safetensors cannot count")
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            raise Unsupported(
+                f"tensor name {name!r:.200} is no Unicode text, which safetensors needs", hint="rename it"
+            ) from None
+    return given

@@ -17,7 +17,7 @@ from tests.test_hostile import Case, cases
 
 ROOT = Path(__file__).parent.parent
 Auditor = Callable[[Path, Path | None], dict[str, Any]]
-FIXTURES = sorted(path.relative_to(ROOT) for path in (ROOT / "tests" / "fixtures").glob("*/*"))
+FIXTURES = sorted(path.relative_to(ROOT) for path in (ROOT / "tests" / "fixtures").glob("[!_]*/*"))
 
 
 class Child:

@@ -190,7 +190,7 @@ def test_an_object_of_an_unknown_class_is_no_call_of_an_unknown_function(tmp_pat
 
 
 def test_plain_checkpoints_alarm_nobody(tmp_path: Path, fixtures: Path) -> None:
-    for path in sorted(fixtures.glob("*/*")):
+    for path in sorted(fixtures.glob("[!_]*/*")):
         assert not [m.name for m in audited(path).mentions if m.severity in (CRITICAL, SUSPICIOUS)], path
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from tests import sample_containers as containers
 resource = pytest.importorskip("resource", reason="the system has no limit on a stack")
 DEEP = b")" + b"\x85" * 25_000
 STACK = 1 << 20  # bytes; 8 MiB, as is usual, overflow at six times the depth
-PLACES = 40  # at most of one container
 ATOMS = frozenset({
     "BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_TUPLE", "EMPTY_DICT",
     "EMPTY_LIST", "BINGET", "LONG_BINGET", "GLOBAL", "BINFLOAT",
@@ -67,56 +66,37 @@ def atoms(data: bytes) -> Iterator[tuple[int, int]]:
         at = stream.tell()
 
 
-def changed(data: bytes) -> list[bytes]:
-    places = list(atoms(data))
-    step = max(len(places) // PLACES, 1)
-    return [data[:start] + DEEP + data[stop:] for start, stop in places[::step]]
+def unpacked(path: Path) -> dict[str, bytes]:
+    """The parts of a container by name; a file that has none is one part without a name."""
+    if path.is_dir():
+        return {part.name: part.read_bytes() for part in path.iterdir()}
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    if tarfile.is_tarfile(path):
+        with tarfile.open(path) as tar:
+            return {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}  # type: ignore[union-attr]
+    return {"": path.read_bytes()}
 
 
-def in_zip(path: Path) -> Iterator[Callable[[Path], None]]:
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    for name, whole in members.items():
-        for data in changed(whole) if whole[:1] == b"\x80" else ():
-
-            def write(to: Path, name: str = name, data: bytes = data) -> None:
-                with zipfile.ZipFile(to, "w") as archive:
-                    for other, content in members.items():
-                        archive.writestr(other, data if other == name else content)
-
-            yield write
-
-
-def in_tar(path: Path) -> Iterator[Callable[[Path], None]]:
-    with tarfile.open(path) as archive:
-        members = {member.name: archive.extractfile(member).read() for member in archive if member.isfile()}  # type: ignore[union-attr]
-    for name, whole in members.items():
-        for data in changed(whole):
-
-            def write(to: Path, name: str = name, data: bytes = data) -> None:
-                with tarfile.open(to, "w") as archive:
-                    for other, content in members.items():
-                        entry = tarfile.TarInfo(other)
-                        entry.size = len(data if other == name else content)
-                        archive.addfile(entry, io.BytesIO(data if other == name else content))
-
-            yield write
-
-
-def in_file(path: Path) -> Iterator[Callable[[Path], None]]:
-    for data in changed(path.read_bytes()):
-        yield lambda to, data=data: to.write_bytes(data) and None  # type: ignore[misc]
-
-
-def in_folder(path: Path) -> Iterator[Callable[[Path], None]]:
-    for data in changed((path / ".metadata").read_bytes()):
-
-        def write(to: Path, data: bytes = data) -> None:
-            to.mkdir()
-            for part in path.iterdir():
-                (to / part.name).write_bytes(data if part.name == ".metadata" else part.read_bytes())
-
-        yield write
+def pack(parts: dict[str, bytes], like: Path, path: Path) -> None:
+    """What `unpacked` takes apart, in the container that ``like`` is."""
+    if like.is_dir():
+        path.mkdir()
+        for name, data in parts.items():
+            (path / name).write_bytes(data)
+    elif zipfile.is_zipfile(like):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in parts.items():
+                archive.writestr(name, data)
+    elif tarfile.is_tarfile(like):
+        with tarfile.open(path, "w") as tar:
+            for name, data in parts.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    else:
+        path.write_bytes(parts[""])
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
@@ -124,16 +104,12 @@ def test_values_that_nest_too_deeply_to_be_hashed(name: str, tmp_path: Path) -> 
     file_name, make = CONTAINERS[name]
     original = tmp_path / file_name
     make(original)
-    if original.is_dir():
-        writers = in_folder(original)
-    elif zipfile.is_zipfile(original):
-        writers = in_zip(original)
-    else:
-        writers = in_tar(original) if tarfile.is_tarfile(original) else in_file(original)
-    paths = []
-    for number, write in enumerate(writers):
-        paths.append(tmp_path / f"{number}{original.suffix}")
-        write(paths[-1])
+    parts = unpacked(original)
+    paths: list[Path] = []
+    for part, data in parts.items():
+        for start, stop in atoms(data):
+            paths.append(tmp_path / f"{len(paths)}{original.suffix}")
+            pack(parts | {part: data[:start] + DEEP + data[stop:]}, original, paths[-1])
     assert len(paths) > 10
     done = subprocess.run(
         [sys.executable, "-c", READING, *map(str, paths)],

@@ -278,8 +278,9 @@ def flatten(tree: Any) -> StateDict:
                 raise LimitExceeded(f"more than {MAX_CONTAINERS} nested containers under one model")
             above.add(id(node))
             stack.append((key, node, len(parts)))
-            if parts or _key(key):  # no dot before the first name
-                parts.append(_key(key))
+            part = _key(key)
+            if parts or part:  # no dot before the first name
+                parts.append(part)
             below = [(k, child, None) for k, child in entries(node) if is_tensor(child) or is_container(child)]
             stack.extend(reversed(below))
     return StateDict(tensors, _versions(tree))

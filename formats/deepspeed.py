@@ -357,7 +357,7 @@ def _shape_map(group: Any, what: str) -> dict[str, tuple[int, ...]]:
     for name, shape in shapes.items():
         if len(shape) > 64:
             raise LimitExceeded(f"parameter {name!r:.120} has {len(shape)} dimensions, at most 64 are read")
-        if any(type(n) is not int or n < 0 for n in shape):
+        if any(n < 0 for n in shape):
             raise CorruptCheckpoint(f"{what} gives {name!r:.120} the shape {shape!r:.80}")
     return shapes
 

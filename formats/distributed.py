@@ -118,7 +118,7 @@ class _Folder:
                 raise self._corrupt(f"places a {type(name).__name__}, not a name")
             key = (name, None if offset is None else sizes(offset, "offset"))
             if key in places:
-                raise self._corrupt(f"places a chunk of {key[0]!r:.80} twice")
+                raise self._corrupt(f"places a chunk of {name!r:.80} twice")
             places[key] = info
         return places
 
@@ -267,7 +267,7 @@ def _dtype(properties: Any) -> DType:
     raise CorruptCheckpoint("has no dtype")
 
 
-def _counts(values: tuple[Any, ...]) -> tuple[int, ...]:
-    if any(type(value) is not int or value < 0 for value in values):
+def _counts(values: tuple[int, ...]) -> tuple[int, ...]:
+    if any(value < 0 for value in values):
         raise CorruptCheckpoint(f"has sizes {values!r:.80} that are not counts")
     return values

@@ -12,7 +12,7 @@ from formats.core.checkpoint import Global, Ordered, Record
 from formats.core.dtype import DType
 from formats.core.errors import CorruptCheckpoint
 from formats.core.storage import Storage
-from formats.core.tensor import CompositeTensor, TensorView
+from formats.core.tensor import CompositeTensor, TensorView, integers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,13 +43,12 @@ def storage_dtype(cls: Any) -> DType | None:
 
 
 def sizes(value: Any, what: str) -> tuple[int, ...]:
-    """A tuple of numbers from a tuple, list or ``torch.Size``. They are hashed later on, which nothing that nests deeply survives."""
+    """A tuple of integers from a tuple, list or ``torch.Size``."""
     if type(value) is Record and value.name == "torch.Size" and len(value.args) == 1:
         value = value.args[0]
     if not isinstance(value, (tuple, list)):
         raise CorruptCheckpoint(f"tensor {what} is a {type(value).__name__}, not a tuple")
-    for kind in set(map(type, value)) - {int}:
-        raise CorruptCheckpoint(f"tensor {what} holds a {kind.__name__} where a count belongs")
+    integers(value, what)
     return tuple(value)
 
 

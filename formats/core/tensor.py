@@ -5,7 +5,7 @@ Every bound is checked here, in exact integers, when the view is made, so that n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from formats.core.dtype import DType
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
@@ -20,9 +20,6 @@ MAX_DIMS = 64  # torch's own limit (c10::kVariableDims plus margin); numpy's is 
 MAX_EXPANSION = 1024
 # … unless the result stays under this many bytes.
 EXPANSION_FLOOR = 64 << 20
-
-
-_INTEGERS = frozenset({int})
 
 
 class TensorView:
@@ -70,9 +67,8 @@ class TensorView:
         self.parameter = parameter
         self.conj = conj
         self.neg = neg
-        if not _INTEGERS.issuperset(map(type, shape)) or not _INTEGERS.issuperset(map(type, strides or ())):
-            # Before they are hashed: a tuple in a tuple may nest deeper than C code recurses; and (True, 2.0) equals (1, 2).
-            raise CorruptCheckpoint("tensor has a size or a stride that is not a count")
+        integers(shape, "size")
+        integers(strides or (), "stride")
         known = _EXTENTS.get((shape, strides))
         if known is None:
             known = _extent(shape, strides)
@@ -209,6 +205,16 @@ class CompositeTensor:
         return f"CompositeTensor({self.kind}, {self.dtype.name}, {list(self.shape)})"
 
 
+def integers(values: Iterable[Any], what: str) -> None:
+    """Refuse what is no integer among a tensor's sizes, strides or offsets, before they are hashed.
+
+    A tuple in a tuple may nest deeper than C code, which hashes it by recursion, survives; and ``(True, 2.0)`` equals ``(1, 2)``.
+    """
+    for kind in set(map(type, values)) - _INTEGER:
+        raise CorruptCheckpoint(f"tensor {what} holds a {kind.__name__} where a count belongs")
+
+
+_INTEGER = frozenset({int})
 _Shape = tuple[int, ...]
 _Extent = tuple[int, int, _Shape, bool]
 # (shape, strides) → (numel, elements from the offset to the last one, strides, whether contiguous): a model has few shapes.

@@ -11,7 +11,7 @@ PAGE = 4096
 NEAR = 64  # bytes: a destination that follows its source by less is slow
 ALLOCATED = 16  # where in a page the C library lets a large allocation begin
 SMALL = 64 << 10  # bytes: for less it does not matter
-_KEPT = 6  # buffers that a process keeps for the next file: fresh memory costs a page fault for each page
+_KEPT = 40 << 20  # bytes that a process keeps for what comes next: fresh memory costs a page fault for each page
 
 _spare: list[Buffer] = []
 
@@ -39,19 +39,49 @@ class Buffer:
         return start
 
 
+class Scratch:
+    """One borrowed buffer, exchanged for a larger one where that is needed. `close` gives it back."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer: Buffer | None = None
+
+    def room(self, nbytes: int, offset: int = 0) -> memoryview:
+        """``nbytes`` writable bytes of unknown content, to read from ``offset`` on; the ones before are not to be used any more."""
+        if self._buffer is None or len(self._buffer.view) < nbytes + 2 * PAGE:
+            self.close()
+            self._buffer = borrow(nbytes)
+        start = self._buffer.place(offset)
+        return self._buffer.view[start : start + nbytes]
+
+    def close(self) -> None:
+        """Nothing more is to be held."""
+        if self._buffer is not None:
+            give_back(self._buffer)
+            self._buffer = None
+
+
 def borrow(nbytes: int) -> Buffer:
     """A buffer for ``nbytes``, of unknown content; `give_back` it."""
-    while _spare:
-        found = _spare.pop()
-        if len(found.view) >= nbytes + 2 * PAGE:
+    for found in sorted(_spare, key=_size):
+        if _size(found) >= nbytes + 2 * PAGE:
+            try:
+                _spare.remove(found)
+            except ValueError:  # another thread has taken it
+                continue
             return found
     return Buffer(nbytes)
 
 
 def give_back(buffer: Buffer) -> None:
     """``buffer`` is not in use any more."""
-    if len(_spare) < _KEPT:
+    if sum(map(_size, _spare)) + _size(buffer) <= _KEPT:
         _spare.append(buffer)
+
+
+def _size(buffer: Buffer) -> int:
+    return len(buffer.view)
 
 
 def room(nbytes: int, offset: int) -> memoryview:

@@ -13,7 +13,7 @@ from _thread import allocate_lock
 from array import array
 from collections.abc import Callable, Iterator
 
-from formats.core.buffers import PAGE, Buffer, borrow, give_back
+from formats.core.buffers import Scratch
 from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
 from formats.core.files import SourceFile
 from formats.core.layout import Data, Layout
@@ -141,7 +141,7 @@ class Mover:
         self.layout = work.layout
         self.fd = work.fd
         self.check = check
-        self.held: Buffer | None = None  # for what is read at once for several small segments
+        self.held = Scratch()  # for what is read at once for several small segments
 
     def run(self, computed: list[int]) -> None:
         """Move the ``computed`` segments, then items until none is left or another mover has failed."""
@@ -176,8 +176,7 @@ class Mover:
     def close(self) -> None:
         """Nothing more is to be moved."""
         self.check.close()
-        if self.held is not None:
-            give_back(self.held)
+        self.held.close()
 
     # -- large segments ------------------------------------------------------------------------------------------------------------
     def _move(self, index: int, data: Data) -> None:
@@ -266,10 +265,7 @@ class Mover:
         self._read(file, start, stop, together, view)
 
     def _read(self, file: Any, start: int, stop: int, together: list[Placed], view: memoryview) -> None:
-        if self.held is None or len(self.held.view) < stop - start + 2 * PAGE:
-            self.held = borrow(max(stop - start, min(PIECE, self.layout.size)))
-        place = self.held.place(start)
-        held = self.held.view[place : place + stop - start]
+        held = self.held.room(max(stop - start, min(PIECE, self.layout.size)), start)[: stop - start]
         data = together[0][0]
         try:
             file.read_into(start, held)

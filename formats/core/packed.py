@@ -14,6 +14,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from formats.core import array_copy
+from formats.core.buffers import Scratch
 from formats.core.crc import crc32_for
 from formats.core.errors import CorruptCheckpoint, Unsupported
 from formats.core.storage import Storage, anywhere, plain_span
@@ -74,42 +75,48 @@ class Packed:
             begin = at * self._item
             if self.view.conj or self.view.neg:
                 self._resolve(block)
-            yield memoryview(block)[max(start - begin, 0) : stop - begin]
+            yield block[max(start - begin, 0) : stop - begin]
 
-    def _blocks(self, first: int, last: int) -> Iterator[tuple[int, bytearray]]:
+    def _blocks(self, first: int, last: int) -> Iterator[tuple[int, memoryview]]:
         """(row-major index of the first item, bytes) of consecutive boxes that make up the items ``[first, last)``."""
         dims = self._dims
+        scratch = Scratch()
         source = _Source(self.inner, self._item)
-        source.keep(self._first, dims)
-        budget = self._budget(source.sequential)
-        at, block = first, bytearray()
-        while at < last:
-            room = min(last - at, budget)
-            # The outermost dimension whose boxes begin here and fit; the innermost always does, its step being one item (or a pair).
-            d = next((d for d, dim in enumerate(dims) if at % dim.step == 0 and dim.step <= room), len(dims) - 1)
-            size, _, step = dims[d]
-            count = min(room // step, size - at // step % size) if room >= step else room
-            base = self._first + sum(at // dim.step % dim.size * dim.stride for dim in dims[: d + 1])
-            if len(block) != count * step * self._item:
-                block = bytearray(count * step * self._item)
-            source.fill(block, base, [Dim(count, dims[d].stride, step), *dims[d + 1 :]])
-            yield at, block
-            at += count * step
-        if source.summed == self.inner.nbytes:
-            self.inner_crc = source.crc
+        try:
+            source.keep(self._first, dims)
+            budget = self._budget(source)
+            at = first
+            while at < last:
+                room = min(last - at, budget)
+                # The outermost dimension whose boxes begin here and fit; the innermost always does, its step being one item (or a pair).
+                d = next((d for d, dim in enumerate(dims) if at % dim.step == 0 and dim.step <= room), len(dims) - 1)
+                size, _, step = dims[d]
+                count = min(room // step, size - at // step % size) if room >= step else room
+                base = self._first + sum(at // dim.step % dim.size * dim.stride for dim in dims[: d + 1])
+                block = scratch.room(count * step * self._item)
+                source.fill(block, base, [Dim(count, dims[d].stride, step), *dims[d + 1 :]])
+                yield at, block
+                at += count * step
+            if source.summed == self.inner.nbytes:
+                self.inner_crc = source.crc
+        finally:
+            source.close()
+            scratch.close()
 
-    def _budget(self, sequential: bool) -> int:
-        """Items to a block: few where a small block's source lies together, many where it is spread over the storage."""
-        if sequential:
-            return 4 * BLOCK // self._item  # each block costs a pass over the storage
+    def _budget(self, source: _Source) -> int:
+        """Items to a block: few where a small block's source lies together or is held, many where it is spread over the storage."""
         small = SMALL_BLOCK // self._item
+        if source.kept is not None:
+            return small
+        if source.sequential:
+            return 4 * BLOCK // self._item  # each block costs a pass over the storage
         extent, left = 1, small
         for dim in reversed(self._dims):
             extent += (min(dim.size, left) - 1) * dim.stride
             left = max(left // dim.size, 1)
         return small if extent <= 8 * small else BLOCK // self._item
 
-    def _resolve(self, block: bytearray) -> None:
+    def _resolve(self, block: memoryview) -> None:
         """Apply the lazy bits in place, as ``torch.Tensor.resolve_conj`` and ``resolve_neg`` do."""
         view, width = self.view, self.view.dtype.itemsize
         signs: set[int] = set()  # the bytes of an element whose top bit is a sign to flip
@@ -123,7 +130,7 @@ class Packed:
             mask = (1 << 8 * width) - 1
             block[:] = memoryview(array(values.typecode, [-value & mask for value in values])).cast("B")
         for at in signs:
-            block[at::width] = block[at::width].translate(_FLIP_SIGN)
+            block[at::width] = bytes(block[at::width]).translate(_FLIP_SIGN)
 
 
 def _row_major(pairs: list[tuple[int, int]]) -> list[Dim]:
@@ -151,7 +158,7 @@ class _Source:
         self.sequential = not anywhere(storage)
         self.gap = storage.nbytes if self.sequential else GAP
         self.kept: tuple[int, memoryview] | None = None
-        self._raw = bytearray()
+        self._scratch = Scratch()
         self._crc32 = crc32_for(storage.nbytes)
         self.crc = 0
         self.summed = 0  # bytes from the storage's start that `crc` is of; −1 where they were not read one after the other
@@ -160,13 +167,17 @@ class _Source:
         """Read the window's whole range once where it is small: blocks of expanded or overlapping windows share their source."""
         extent = 1 + sum((d.size - 1) * d.stride for d in dims)
         if extent * self.item <= WINDOW:
-            window = memoryview(bytearray(extent * self.item))
+            window = self._scratch.room(extent * self.item)
             self._read(base, window)
             self.kept = base, window.cast(FORMATS[self.item])
 
-    def fill(self, block: bytearray, base: int, dims: list[Dim]) -> None:
+    def close(self) -> None:
+        """Nothing more is to be gathered."""
+        self._scratch.close()
+
+    def fill(self, block: memoryview, base: int, dims: list[Dim]) -> None:
         """Write the box of ``dims`` that begins at item ``base`` into ``block``."""
-        target = memoryview(block).cast(FORMATS[self.item])
+        target = block.cast(FORMATS[self.item])
         dims = [d for d in dims if d.size != 1]
         if self.kept is not None:
             first, window = self.kept
@@ -211,9 +222,7 @@ class _Source:
         for d in apart:
             moved.append(d._replace(stride=size))
             size *= d.size
-        if len(self._raw) != size * self.item:
-            self._raw = bytearray(size * self.item)
-        raw = memoryview(self._raw)
+        raw = self._scratch.room(size * self.item)
         width, at = extent * self.item, 0
         for index in product(*(range(d.size) for d in reversed(apart))):
             begin = base + sum(i * d.stride for i, d in zip(index, reversed(apart), strict=True))

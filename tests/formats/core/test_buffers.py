@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.core.buffers import NEAR, PAGE, Buffer, borrow, give_back
+from formats.core import buffers
+from formats.core.buffers import NEAR, PAGE, Buffer, Scratch, borrow, give_back
 
 BYTES = st.integers(0, 1 << 40)
 
@@ -32,9 +34,38 @@ def test_what_is_read_and_stays_begins_where_the_file_does(offset: int) -> None:
     assert (buffer._phase + buffer.place(offset) - offset) % PAGE == 0
 
 
-def test_a_buffer_that_is_given_back_is_lent_again_where_it_is_large_enough() -> None:
-    first = borrow(1 << 20)
-    give_back(first)
-    assert borrow(1 << 19) is first
-    give_back(first)
-    assert borrow(1 << 21) is not first
+@pytest.fixture(autouse=True)
+def spare(monkeypatch: pytest.MonkeyPatch) -> list[Buffer]:
+    """What the process keeps for this test alone."""
+    kept: list[Buffer] = []
+    monkeypatch.setattr(buffers, "_spare", kept)
+    return kept
+
+
+def test_a_buffer_that_is_given_back_is_lent_again_the_smallest_that_is_large_enough() -> None:
+    small, large = borrow(1 << 20), borrow(4 << 20)
+    give_back(large)
+    give_back(small)
+    assert borrow(1 << 19) is small
+    assert borrow(1 << 19) is large
+    give_back(small)
+    assert borrow(1 << 21) is not small
+
+
+def test_no_more_is_kept_than_a_process_may_hold(spare: list[Buffer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffers, "_KEPT", 3 << 20)
+    for buffer in [borrow(1 << 20) for _ in range(5)]:
+        give_back(buffer)
+    assert len(spare) == 2
+
+
+def test_scratch_grows_and_comes_back(spare: list[Buffer]) -> None:
+    scratch = Scratch()
+    assert len(scratch.room(1000)) == 1000
+    scratch.room(10)[:] = b"x" * 10
+    assert spare == []
+    view = scratch.room(1 << 20, 5)
+    assert len(view) == 1 << 20 and len(spare) == 1
+    scratch.close()
+    scratch.close()
+    assert len(spare) == 2

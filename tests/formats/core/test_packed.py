@@ -61,6 +61,7 @@ def test_any_window(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(array_copy, "PAYS", 0)
         patch.setattr(array_copy, "LEAST", 0 if by_numpy else 1 << 60)
+        patch.setattr(array_copy, "TILE", data.draw(st.sampled_from([2, 32])))
         patch.setattr(packed, "SMALL_BLOCK", block)
         patch.setattr(packed, "BLOCK", 4 * block)
         patch.setattr(packed, "WINDOW", data.draw(st.sampled_from([64, 1000, 1 << 20])))
@@ -100,9 +101,13 @@ def test_what_has_no_negative(name: str) -> None:
         Packed(TensorView(BY_NAME[name], (2,), BytesStorage(b"\1\0"), neg=True))
 
 
+@pytest.mark.parametrize("by_numpy", [True, False])
 @pytest.mark.parametrize("name", ["conv", "channels", "transposed", "expanded", "columns", "permuted"])
-def test_customary_views(name: str) -> None:
+def test_customary_views(name: str, by_numpy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole blocks of the layouts that models really have."""
+    monkeypatch.setattr(array_copy, "PAYS", 0)
+    if not by_numpy:
+        monkeypatch.setattr(array_copy, "LEAST", 1 << 60)
     tensor = {
         "conv": lambda: torch.randn(96, 64, 3, 3).to(memory_format=torch.channels_last),
         "channels": lambda: torch.randn(2, 48, 33, 65).to(memory_format=torch.channels_last),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
 
 # Whoever has one of these may have left something to do at the end of the process.
@@ -27,44 +26,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(f"ckpt-convert {__version__}\n")
         return 0
-    _import_pathlib()
     from convert import console
 
-    code = console.guarded(arguments, lambda: _run(arguments))
+    code = console.guarded(arguments, lambda: _run(arguments, last=argv is None))
     if argv is None and not _HEAVY.intersection(sys.modules):
         _leave(code)
     return code
 
 
-def _import_pathlib() -> None:
-    """Before Python 3.13 pathlib takes one function from urllib.parse, for `Path.as_uri`: an eighth of the start. Here it takes one that
-    looks for that function when it is called."""
-    if sys.version_info >= (3, 13) or not {"pathlib", "urllib.parse"}.isdisjoint(sys.modules):
-        return
-    stand_in = type(sys)("urllib.parse")
-
-    def quote_from_bytes(text: bytes) -> str:
-        from urllib.parse import quote_from_bytes as quote
-
-        return quote(text)
-
-    setattr(stand_in, "quote_from_bytes", quote_from_bytes)  # noqa: B010 - a module has no such name that a checker knows
-    sys.modules["urllib.parse"] = stand_in
-    try:
-        import pathlib  # noqa: F401
-    finally:
-        del sys.modules["urllib.parse"]
-
-
 def _leave(code: int) -> NoReturn:
     """End at once: taking a hundred modules down one by one costs a tenth of a small conversion, and none of ours needs it."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
+        try:
             stream.flush()
+        except (OSError, ValueError):
+            pass
     os._exit(code)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], *, last: bool) -> int:
     if any(name in os.environ for name in COMPLETION):
         from convert.cli import main as parsed
 
@@ -76,6 +56,8 @@ def _run(arguments: list[str]) -> int:
 
         job = plain.parse(arguments)
         if job is not None and job.verify != "run":
+            if last:  # whoever has it enabled again looks at all that was made
+                collected = False
             return console.default(job)
     finally:
         if collected:

@@ -5,8 +5,6 @@ What is an optimizer by its shape, or a scheduler, a loss, random state or setti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from convert import packed_params
 from convert.modules import module_fields, state_dict_of
 from formats.core.checkpoint import Checkpoint, Ordered, Record, StateDict
@@ -17,6 +15,7 @@ from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 # Names, in lower case, that a part of a checkpoint is known by when it is not the model.

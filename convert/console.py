@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 
 from formats.core.errors import SystemIOError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
+    from collections.abc import Sequence
     from types import FrameType
     from typing import Any, NoReturn, TextIO
 
     from convert.job import Job
     from convert.report import Failure
+else:
+    import _signal as signal  # what `signal` is, without `enum`
 
 INTERRUPTED = 130
 CLOSED = 141  # as a shell shows a program that SIGPIPE ended
@@ -60,8 +61,10 @@ def out(text: str) -> None:
 
 def err(text: str) -> None:
     """One line, or several, on standard error: everything else. Where nothing can be written there, the exit code says it alone."""
-    with suppress(SystemIOError):
+    try:
         _write(sys.stderr, text)
+    except SystemIOError:
+        pass
 
 
 def _write(stream: TextIO, text: str) -> None:
@@ -144,30 +147,31 @@ class Ended(BaseException):
         self.number = number
 
 
-@contextmanager
-def signals() -> Iterator[None]:
+class signals:  # noqa: N801 - used like a function of contextlib, which takes `functools` and `collections` with it
     """SIGINT, SIGTERM and SIGHUP raise `Ended`, the first of them once: while it unwinds, another one must not stop the removal of
     temporaries. What was set before is set again at the end; what somebody has set to be ignored (nohup) stays so."""
 
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        for other in before:
+    def __init__(self) -> None:
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for name in ("SIGTERM", "SIGHUP", "SIGINT"):
+            number = getattr(signal, name, None)
+            try:
+                if number is not None and (old := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler):
+                    signal.signal(number, self._end)
+                    self.before[number] = old
+            except ValueError:  # not the main thread: whoever runs us has the signals
+                break
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _end(self, number: int, frame: FrameType | None) -> NoReturn:
+        for other in self.before:
             signal.signal(other, signal.SIG_IGN)
         raise Ended(number)
-
-    before: dict[int, Any] = {}
-    for name in ("SIGTERM", "SIGHUP", "SIGINT"):
-        number = getattr(signal, name, None)
-        try:
-            if number is not None and (old := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler):
-                signal.signal(number, end)
-                before[number] = old
-        except ValueError:  # not the main thread: whoever runs us has the signals
-            break
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def guarded(arguments: Sequence[str], action: Any) -> int:

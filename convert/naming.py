@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from functools import cache
-from pathlib import Path
 
 from formats.core.errors import OutputError
 from formats.core.files import located
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 LONGEST_NAME = 255  # bytes, the limit of every common file system
 
@@ -22,7 +24,7 @@ SUFFIXES = frozenset((
 
 def stem(name: str, suffixes: Iterable[str]) -> str:
     """``name`` less every known suffix at its end, the longest first: ``in.pth.tar`` → ``in``. Never empty."""
-    ordered = _ordered(frozenset(suffixes))
+    ordered = sorted({suffix.lower() for suffix in suffixes}, key=len, reverse=True)
     while True:
         for suffix in ordered:
             if name.lower().endswith(suffix) and len(name) > len(suffix):
@@ -30,11 +32,6 @@ def stem(name: str, suffixes: Iterable[str]) -> str:
                 break
         else:
             return name
-
-
-@cache
-def _ordered(suffixes: frozenset[str]) -> list[str]:
-    return sorted({suffix.lower() for suffix in suffixes}, key=len, reverse=True)
 
 
 def target(source: Path, to: str, suffixes: Iterable[str], output: str | None, out_dir: str | None) -> Path:
@@ -85,7 +82,7 @@ def make_folder(folder: Path) -> None:
     """Make ``folder`` and what is missing above it."""
     if folder.is_dir():
         return
-    if hasattr(folder, "check_upload"):  # a remote place has no folders
+    if getattr(folder, "check_upload", None) is not None:  # a remote place has no folders
         return
     missing = [above for above in (folder, *folder.parents) if not above.exists()]
     try:
@@ -112,8 +109,9 @@ def check(path: Path, source: Path, *, force: bool) -> None:
         raise OutputError("is the source itself, which is never changed", path=path, hint="name another output with -o")
     if not force and path.is_file() and not path.is_symlink():
         raise Exists("exists already", path=path, hint="--force replaces it")
-    if hasattr(path, "check_upload"):
-        path.check_upload()
+    upload = getattr(path, "check_upload", None)
+    if upload is not None:
+        upload()
     elif path.parent.is_dir():  # a folder that is still to be made holds nothing
         check_output(path, force=force)
 

@@ -17,12 +17,11 @@ Sources: ``aten/src/ATen/native/quantized/cpu/fbgemm_utils.cpp`` (``register_lin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from formats.core.checkpoint import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 SCRIPT_OBJECTS = frozenset({"torch._C.ScriptObject", "torch.ScriptObject"})  # before torch 1.13, and since

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+import os
 
 from convert import naming
 from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job
@@ -22,6 +20,9 @@ from formats.core.tensor import CompositeTensor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
     from convert.reshape import Reshaping
     from convert.select import Choice
 
@@ -34,12 +35,12 @@ def run(job: Job) -> Report:
     except CheckpointError as error:
         report.failure = Failure.of(error)
         return report
-    written: dict[Path, str] = {}  # two sources of one call never share an output, --force or not
+    written: dict[str, str] = {}  # two sources of one call never share an output, --force or not
     for source in job.sources:
         result = Result(source)
         report.results.append(result)
         try:
-            with _uncollected(job):
+            with _Uncollected(job):
                 _convert(located(source), job, result, written)
         except Exception as error:  # a fault of ours in one file is no reason to leave the others
             if job.debug:
@@ -49,17 +50,29 @@ def run(job: Job) -> Report:
     return report
 
 
-@contextmanager
-def _uncollected(job: Job) -> Iterator[None]:
+class _Uncollected:
     """No garbage collection while weights alone are moved: describing 100,000 tensors makes a million objects and no cycles."""
-    if job.verify == "run" or job.run is not None or not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+
+    def __init__(self, job: Job) -> None:
+        self.wanted = gc.isenabled() and job.verify != "run" and job.run is None
+
+    def __enter__(self) -> None:
+        if self.wanted:
+            gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self.wanted:
+            gc.enable()
+
+
+class _Nothing:
+    """A context of nothing: `contextlib.nullcontext`, which takes `functools` and `collections` with it."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def convert_one(source: Path, job: Job) -> Result:
@@ -116,7 +129,7 @@ def _check_casts(job: Job) -> None:
         raise UsageError(f"{asked} is for weights, and --to {job.to} writes a program", hint="convert the weights first")
 
 
-def _convert(source: Path, job: Job, result: Result, written: dict[Path, str]) -> None:
+def _convert(source: Path, job: Job, result: Result, written: dict[str, str]) -> None:
     try:
         naming.check_place(base_of(source, job), source, named=job.output is not None, create=job.out_dir is not None)
         with registry.open(source) as checkpoint, _reshaping(job) as keys:
@@ -140,7 +153,7 @@ def _convert(source: Path, job: Job, result: Result, written: dict[Path, str]) -
                 return
             if job.out_dir is not None:
                 naming.make_folder(located(job.out_dir))
-            with _digested(checkpoint, job, result):
+            with _digesting(checkpoint, job, result):
                 if program:
                     onnx_target.write(checkpoint, choices, job, result, steps())
                 else:
@@ -166,7 +179,7 @@ def row_of(name: str) -> Format | None:
 def _reshaping(job: Job) -> AbstractContextManager[Reshaping | None]:
     """What the job wants done to keys, open; most jobs want nothing and load nothing for it."""
     if job.keys is None:
-        return nullcontext(None)
+        return _Nothing()
     from convert.reshape import Reshaping
 
     return Reshaping(job.keys)
@@ -218,8 +231,8 @@ def _retie(checkpoint: Checkpoint) -> None:
             )
 
 
-def _claim(path: Path, source: Path, written: dict[Path, str]) -> None:
-    place = path.resolve()
+def _claim(path: Path, source: Path, written: dict[str, str]) -> None:
+    place = os.fspath(path.resolve())
     other = written.setdefault(place, str(source))
     if other != str(source):
         raise OutputError(
@@ -227,29 +240,13 @@ def _claim(path: Path, source: Path, written: dict[Path, str]) -> None:
         )
 
 
-@contextmanager
-def _digested(checkpoint: Checkpoint, job: Job, result: Result) -> Iterator[None]:
+def _digesting(checkpoint: Checkpoint, job: Job, result: Result) -> AbstractContextManager[None]:
     """The sha256 of what is read, while it is read, and of what is written, where the job wants them."""
     if not job.digest:
-        yield
-        return
-    from formats.core.digest import SourceDigests, of_file
-    from formats.core.files import opened
+        return _Nothing()
+    from convert.digesting import digesting
 
-    sources = SourceDigests(checkpoint.files)
-    try:
-        yield
-        for output in result.outputs:
-            for path, _ in output.files:
-                if path not in output.sha256:
-                    file = opened(path)
-                    try:
-                        output.sha256[path] = of_file(file)
-                    finally:
-                        file.close()
-        result.sha256 = sources.results()
-    finally:
-        sources.stop()
+    return digesting(checkpoint, result)
 
 
 def _write(checkpoint: Checkpoint, planned: Plan, job: Job) -> None:

@@ -6,9 +6,11 @@ grammar (values after a space or ``=``, ``-o`` also without, options anywhere, `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from convert.job import DTYPES, KEEPS, LEVELS, TIES, Job, nbytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Names that begin a sub-command when they come first; a file of such a name is written ./NAME.
 COMMANDS = frozenset({"diff", "doctor", "identify", "inspect", "verify", "formats", "migrate", "release"})

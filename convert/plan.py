@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from convert import __version__, naming
 from convert.job import Job
 from convert.report import Left, Output
@@ -12,6 +9,7 @@ from formats.core.checkpoint import Checkpoint, Content, StateDict
 from formats.core.composites import DESCRIPTION, REST, Expanded, expand
 from formats.core.errors import Unsupported
 from formats.core.layout import Layout
+from formats.core.plain_json import dumps
 from formats.core.protocol import Capabilities
 from formats.core.record import record
 from formats.core.tensor import CompositeTensor
@@ -19,6 +17,7 @@ from formats.core.ties import tied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any
 
     from convert.casting import Casting
@@ -256,7 +255,7 @@ def _metadata(
         key: kept for key, kept in expanded.aliases.items() if key not in ("format", PROVENANCE, DESCRIPTION) and _is_text(key)
     }
     entries["format"] = "pt"
-    entries[PROVENANCE] = json.dumps(account, separators=(",", ":"))
+    entries[PROVENANCE] = dumps(account)
     if expanded.description is not None:
         entries[DESCRIPTION] = expanded.description
     return entries

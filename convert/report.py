@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from convert.text import count, shown, size
 from formats.core.errors import CheckpointError
 from formats.core.record import made, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any
 
     from convert.casting import Casting
@@ -137,7 +136,7 @@ class Output:
         if self.casting is not None:
             lines += self.casting.lines(written=self.written)
         verb = "would be written to" if planned else "written to"
-        proof = "uploaded, every part checked" if hasattr(self.path, "url") else "read back and equal"
+        proof = "uploaded, every part checked" if getattr(self.path, "url", None) else "read back and equal"
         outcomes = {"bytes": f", {proof}", "none": ", not verified"}
         checked = "" if planned else outcomes.get(self.verified, f", {self.verified}")
         lines.append(f"{verb} {shown(self.path, 300)}: {size(self.nbytes)}{checked}")

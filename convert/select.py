@@ -8,8 +8,6 @@ beside it only when asked for; candidates for different models are all taken, ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from convert.candidates import Candidate, candidates, entries, flatten, is_container, is_flat, is_optimizer, is_tensor, join
 from convert.keys import strip_wrappers
 from convert.modules import module_fields, state_dict_of
@@ -22,6 +20,7 @@ from formats.core.ties import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 _COPY = pattern(

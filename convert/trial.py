@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from formats.core.hidden_folder import hidden_folder
 from formats.core.output import check_output
 from formats.core.replacing import give_names
-from formats.core.temporary import Temporary, hidden_folder
+from formats.core.temporary import Temporary
 
 
 @contextmanager

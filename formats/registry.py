@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from functools import cache
-from importlib import import_module  # noqa: TID251 - names come from the rows below alone
-from pathlib import Path
-from types import ModuleType
+import sys
 
 from formats.core.checkpoint import Checkpoint
 from formats.core.errors import (
@@ -24,6 +20,9 @@ from formats.core.protocol import Format, Match
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+    from types import ModuleType
     from typing import Any
 
 ENTRY_POINT = "ckpt_convert.formats"
@@ -86,9 +85,13 @@ ROWS: tuple[Format, ...] = (
 )  # fmt: skip
 
 
-@cache
+_plugins: list[tuple[Format, ...]] = []  # once they are known
+
+
 def plugins() -> tuple[Format, ...]:
     """Rows of other packages. Asking costs a walk over all installed packages, so nobody asks before our own rows have failed."""
+    if _plugins:
+        return _plugins[0]
     from importlib.metadata import entry_points
 
     found: list[Format] = []
@@ -97,12 +100,14 @@ def plugins() -> tuple[Format, ...]:
         if not isinstance(row, Format):
             raise Unsupported(f"plugin {point.name!r} of {point.value!r} is a {type(row).__name__}, not a formats.Format")
         found.append(row)
-    return tuple(found)
+    _plugins.append(tuple(found))
+    return _plugins[0]
 
 
 def load(row: Format) -> Any:
     """The module behind a row."""
-    return import_module(row.module)
+    __import__(row.module)  # names come from the rows above alone
+    return sys.modules[row.module]
 
 
 def readers() -> Iterator[Format]:

@@ -6,9 +6,6 @@ header the writer reproduces byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from formats.core.checkpoint import Checkpoint, Content
 from formats.core.composites import DESCRIPTION, rebuild, recorded_ties
 from formats.core.dtype import BY_SAFETENSORS
@@ -23,6 +20,8 @@ from formats.core.tensor import MAX_DIMS, TensorView
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
     from typing import Any
 
     from formats.core.safetensors_header import Header

@@ -43,7 +43,7 @@ def sniff(probe: Probe) -> Match:
 
 
 def _indexes(folder: Path) -> list[str]:
-    if not hasattr(folder, "open_source"):
+    if getattr(folder, "open_source", None) is None:
         return _local_indexes(folder)
     return [path.name for path in folder.iterdir() if path.name.endswith(SUFFIX)]
 

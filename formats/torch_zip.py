@@ -6,8 +6,6 @@ Source: ``torch.serialization._save`` and ``_load``. One root folder of any name
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from formats.core.checkpoint import Checkpoint
 from formats.core.errors import CorruptCheckpoint
 from formats.core.files import SourceFile, opened
@@ -15,6 +13,10 @@ from formats.core.probe import Probe
 from formats.core.protocol import Match
 from formats.core.torch_storages import Storages, byte_order, file_version, read_pickle, storage_folder
 from formats.core.zip import ZipDirectory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def sniff(probe: Probe) -> Match:

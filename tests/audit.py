@@ -61,7 +61,7 @@ class Watch:
         self.events: list[str] = []
 
     def see(self, event: str, args: tuple[Any, ...]) -> None:
-        if event in _HARMLESS:
+        if event in _HARMLESS or (event == "mmap.__new__" and args[0] == -1):  # memory, no file
             return
         if event == "open":
             path, mode, flags = args

@@ -23,7 +23,20 @@ HEAVY = {
     "pickle",
     "_pickle",
     "pickletools",
-    "mmap",
+}
+# What a plain conversion does without: together they would take as long as everything that is ours.
+SLOW = {
+    "argparse",
+    "collections",
+    "contextlib",
+    "enum",
+    "functools",
+    "json",
+    "pathlib",
+    "re",
+    "signal",
+    "threading",
+    "typing",
 }
 SOURCE = command.ROOT / "tests" / "fixtures" / "torch1.13.1_py3.11"
 
@@ -67,6 +80,39 @@ def test_a_conversion_loads_nothing_heavy(name: str, target: str, tmp_path: Path
     job = f"from convert.__main__ import main\nassert main({arguments!r}) == 0"
     assert not loaded_after(job) & HEAVY
     assert (tmp_path / f"out.{target}").stat().st_size > 0
+
+
+def test_a_plain_conversion_starts_fast(tmp_path: Path) -> None:
+    arguments = [str(SOURCE / "bilstm_sd_zip.pt"), "--to", "safetensors", "-o", str(tmp_path / "out.safetensors")]
+    script = f"""
+import sys
+before = set(sys.modules)
+from convert.__main__ import main
+assert main({arguments!r}) == 0
+print(*{{name.partition(".")[0] for name in set(sys.modules) - before}})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=command.environment())
+    assert done.returncode == 0, done.stderr
+    assert not SLOW.intersection(done.stdout.split())
+
+
+def test_memory_is_mapped_and_no_file(tmp_path: Path) -> None:
+    """A mapped file that shrinks kills the process."""
+    source = tmp_path / "in.safetensors"
+    header = b'{"a":{"dtype":"U8","shape":[1000000],"data_offsets":[0,1000000]}}'
+    source.write_bytes(len(header).to_bytes(8, "little") + header + bytes(1_000_000))
+    job = f"""
+import mmap
+real, mapped = mmap.mmap, []
+def anonymous(file, *arguments, **named):
+    mapped.append(file)
+    return real(file, *arguments, **named)
+mmap.mmap = anonymous
+from convert.__main__ import main
+assert main({[str(source), "--to", "pth", "-o", str(tmp_path / "out.pth")]!r}) == 0
+assert set(mapped) == {{-1}}, mapped
+"""
+    loaded_after(job)
 
 
 def test_the_check_sees_what_is_loaded() -> None:

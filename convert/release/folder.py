@@ -11,7 +11,7 @@ from pathlib import Path
 from convert.release.manifest import load
 from convert.release.names import MANIFEST, OWN
 from formats.core.errors import CheckpointError, OutputError, SystemIOError
-from formats.core.temporary import hidden_folder
+from formats.core.hidden_folder import hidden_folder
 
 _EXCHANGE = 2  # Linux's RENAME_EXCHANGE
 _NO_REPLACE = 1

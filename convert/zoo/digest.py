@@ -30,7 +30,7 @@ MODES = ("fast", "sha256")
 def of_source(path: Path | str, mode: str = "fast") -> str:
     """``sha256:…`` of a file that is small, or where ``mode`` asks for it; else ``sampled:…``."""
     place = located(path)
-    if mode == "fast" and hasattr(place, "open_source"):
+    if mode == "fast" and getattr(place, "open_source", None) is not None:
         state = place.stat()
         return f"etag:{state.st_size}:{state.st_mtime_ns}"
     file = opened(place)

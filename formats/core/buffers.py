@@ -7,6 +7,8 @@ Zen 4). A large ``bytearray`` begins 16 bytes into a page, so that reading a fil
 
 from __future__ import annotations
 
+import os
+
 PAGE = 4096
 NEAR = 64  # bytes: a destination that follows its source by less is slow
 ALLOCATED = 16  # where in a page the C library lets a large allocation begin
@@ -19,22 +21,25 @@ _spare: list[Buffer] = []
 class Buffer:
     """``nbytes`` writable bytes and two pages more, so that a piece may begin anywhere in a page. `view` is all of it."""
 
-    __slots__ = ("_phase", "view")
+    __slots__ = ("view",)
 
     def __init__(self, nbytes: int) -> None:
-        from array import array  # tells its address, as no other buffer of the standard library does
+        nbytes += 2 * PAGE
+        if nbytes < SMALL:
+            self.view = memoryview(bytearray(nbytes))
+            return
+        import mmap  # noqa: TID251 - of memory, never of a file: it begins where a page does, as no other buffer is sure to
 
-        raw = array("B", b"\0") * (nbytes + 2 * PAGE)
-        self.view = memoryview(raw)
-        self._phase = raw.buffer_info()[0] % PAGE
+        kind = {} if os.name == "nt" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+        self.view = memoryview(mmap.mmap(-1, nbytes, **kind))
 
     def place(self, offset: int, source: int | None = None, lead: int = 0) -> int:
         """Where in `view` to put bytes that are read from ``source`` on in one file and belong at ``offset`` in another, or in the same.
 
         ``lead`` bytes, or up to `NEAR` fewer, are read before them and not written.
         """
-        start = (offset - lead - self._phase + (NEAR if lead else 0)) % PAGE
-        if source is not None and 0 < (self._phase + start - source) % PAGE < NEAR:
+        start = (offset - lead + (NEAR if lead else 0)) % PAGE
+        if source is not None and 0 < (start - source) % PAGE < NEAR:
             start += NEAR
         return start
 
@@ -82,6 +87,11 @@ def give_back(buffer: Buffer) -> None:
 
 def _size(buffer: Buffer) -> int:
     return len(buffer.view)
+
+
+def integers(count: int) -> memoryview:
+    """``count`` integers of 64 bits, without a sign, all 0: `array`, which takes `collections` with it, without its import."""
+    return memoryview(bytearray(8 * max(count, 1))).cast("Q")[:count]
 
 
 def room(nbytes: int, offset: int) -> memoryview:

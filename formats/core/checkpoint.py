@@ -5,15 +5,14 @@ Walking never recurses and goes by identity, because a file may nest 100,000 dee
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 from formats.core.files import SourceFile
 from formats.core.record import made, record
 from formats.core.tensor import CompositeTensor, TensorView
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
     from typing import Any
 else:
     Any = object

@@ -20,17 +20,16 @@ single tensor of such a dtype has the kind ``plain`` and the component ``data``.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-
 from formats.core.checkpoint import Ordered, StateDict
 from formats.core.dtype import BY_NAME
 from formats.core.errors import CorruptCheckpoint, Unsupported
+from formats.core.plain_json import dumps
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 from formats.core.ties import tied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any, Literal
 
 DESCRIPTION = "ckpt_convert.tensors"
@@ -153,7 +152,7 @@ def _describe(model: StateDict, result: Expanded) -> str | None:
     if versions:
         said["versions"] = versions
     # Even with nothing else to say it says that the keys are sorted: containers have an order of their own.
-    return None if len(said) == 1 and len(keys) < 2 else json.dumps(said, separators=(",", ":"))
+    return None if len(said) == 1 and len(keys) < 2 else dumps(said)
 
 
 def _jsonable(values: Mapping[Any, Any]) -> bool:
@@ -211,6 +210,8 @@ def recorded_ties(description: str) -> dict[str, str]:
 
 def _parsed(description: str) -> dict[str, Any]:
     try:
+        import json
+
         said = json.loads(description)
     except (ValueError, RecursionError) as error:
         raise CorruptCheckpoint(f"metadata {DESCRIPTION} is no JSON: {error}") from error

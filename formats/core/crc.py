@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     Crc32 = Callable[[Any, int], int]

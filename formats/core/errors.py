@@ -6,10 +6,9 @@ the file fills in ``path`` (`with_path`).
 
 from __future__ import annotations
 
-from pathlib import Path
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Self
 
 

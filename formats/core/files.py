@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import stat
 from _thread import allocate_lock  # what threading.Lock is, without the rest
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 from formats.core.buffers import room
 from formats.core.errors import CorruptCheckpoint, SystemIOError, UnknownFormat
+from formats.core.local_path import LocalPath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
     from typing import Any
 
 PIECE = 1 << 20  # bytes read or written at once; larger pieces were no faster and cost memory
@@ -29,7 +29,7 @@ class SourceFile:
     __slots__ = ("_lock", "archive", "fd", "identity", "path", "size")
 
     def __init__(self, path: Path | str, *, dir_fd: int | None = None, follow: bool = True) -> None:
-        self.path = Path(path)
+        self.path: Path = LocalPath(path) if isinstance(path, str) else path
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         if not follow:
@@ -97,13 +97,13 @@ class SourceFile:
         return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns) != self.identity
 
     def close(self) -> None:
-        fd, self.fd = (
-            self.fd,
-            -1,
-        )  # first: a signal may come between closing it and knowing so, and the number may be another file's then
+        # First: a signal may come between closing it and knowing so, and the number may be another file's then.
+        fd, self.fd = self.fd, -1
         if fd >= 0:
-            with suppress(OSError):  # what was read has been read
+            try:
                 os.close(fd)
+            except OSError:  # what was read has been read
+                pass
 
     def __del__(self) -> None:
         if getattr(self, "fd", -1) >= 0:
@@ -112,15 +112,15 @@ class SourceFile:
 
 def located(name: str | os.PathLike[str]) -> Path:
     """The place that a user's ``name`` means: a URL is a remote one (`formats.core.remote`), everything else a local path."""
-    if isinstance(name, Path):
-        return name
-    name = os.fspath(name)
+    if not isinstance(name, str):
+        found: Any = name
+        return found if hasattr(found, "name") else LocalPath(found)
     if "://" in name:
         from formats.core.remote import URL, remote
 
         if URL.fullmatch(name):
             return remote(name)
-    return Path(name)
+    return LocalPath(name)
 
 
 def opened(path: Path, *, follow: bool = True) -> SourceFile:

@@ -5,19 +5,30 @@ The opcodes that carry no objects of their own are in `unpickle.py`; here is wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from formats.core.checkpoint import Global, Ordered, Record
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
 from formats.core.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from collections.abc import Callable, Mapping
+    from typing import Any, Protocol, TypeAlias
 else:
     Any = Protocol = object
 
-PersistentLoad = Callable[[Any], Any]
+PersistentLoad: TypeAlias = "Callable[[Any], Any]"
+TENSOR = "torch._utils._rebuild_tensor_v2"  # what torch calls to make a tensor
+
+
+class SharedPart(Exception):
+    """A memo slot that `tensor_pattern` has left unfilled is asked for."""
+
+
+class _Lazy:
+    __slots__ = ()
+
+
+LAZY = _Lazy()  # what stands in such a slot
 
 
 class Rebuilder(Protocol):

@@ -10,10 +10,8 @@ Two movers share one list of work (`Work`), each reads, writes and checks what i
 from __future__ import annotations
 
 from _thread import allocate_lock
-from array import array
-from collections.abc import Callable, Iterator
 
-from formats.core.buffers import Scratch
+from formats.core.buffers import Scratch, integers
 from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
 from formats.core.files import SourceFile
 from formats.core.layout import Data, Layout
@@ -23,11 +21,12 @@ from formats.core.storage import Storage, anywhere, plain_span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from collections.abc import Callable, Iterator
+    from typing import Any, Protocol, TypeAlias
 else:
     Protocol = object
 
-Observe = Callable[[int, int], None]
+Observe: TypeAlias = "Callable[[int, int], None]"
 
 
 class Follower(Protocol):
@@ -68,7 +67,7 @@ class Work:
         self._lock = allocate_lock()
         offsets = [data.offset for data in layout.data]
         self._in_order = offsets == sorted(offsets)
-        self.rank = array("Q", bytes(8 * len(offsets)))  # by index: the place in the source's order
+        self.rank = integers(len(offsets))  # by index: the place in the source's order
         large: list[int] = []
         small: list[int] = []
         for rank, index in enumerate(order):

@@ -11,8 +11,6 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterable
-from pathlib import Path
 
 from formats.core.errors import CheckpointError, OutputError, ParityFailed, SystemIOError
 from formats.core.files import SourceFile, located
@@ -22,6 +20,11 @@ from formats.core.record import record
 from formats.core.replacing import give_names, remove_all
 from formats.core.streaming import check_cover, itinerary, stream
 from formats.core.temporary import TEMPORARY_SUFFIX, Temporary
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 MOST_KNOWN = 200  # files of one run whose temporaries have names that the next run knows: each costs a descriptor until the end
 # Errors that say "not here" of the place rather than "the device failed".

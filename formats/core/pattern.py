@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import re
     from typing import Any, overload
 
 
@@ -15,6 +14,8 @@ class _Late:
         self.flags = flags
 
     def __getattr__(self, name: str) -> Any:
+        import re
+
         compiled = re.compile(self.source, self.flags)
         for method in ("search", "match", "fullmatch", "sub", "findall", "finditer", "split"):
             setattr(self, method, getattr(compiled, method))

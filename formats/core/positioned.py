@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
 
 from formats.core.errors import ParityFailed
 
@@ -29,8 +28,10 @@ def begin_flush(fd: int, offset: int, length: int) -> None:
     Linux starts to write what is dirty in a range that is said not to be needed, and keeps what it is writing (``mm/fadvise.c``).
     """
     if hasattr(os, "posix_fadvise"):
-        with suppress(OSError):  # whether the bytes arrive is told by fsync
+        try:
             os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+        except OSError:  # whether the bytes arrive is told by fsync
+            pass
 
 
 def read_at(fd: int, view: memoryview, offset: int) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from formats.core.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-    from typing import Any, Protocol, TypeAlias
+    from typing import Any, ClassVar, Protocol, TypeAlias
 
     from formats.core.checkpoint import Checkpoint, Content
     from formats.core.files import SourceFile
@@ -20,13 +18,16 @@ else:
     Protocol = object
 
 
-class Match(IntEnum):
+class Match(int):
     """How sure a reader is that content is its own. The highest wins; a tie is an error that names both."""
 
-    NO = 0
-    SUFFIX = 1  # nothing but the name speaks for it
-    CONTAINER = 2  # the outer container fits
-    CERTAIN = 3  # the content says so itself
+    NO: ClassVar[Match]
+    SUFFIX: ClassVar[Match]  # nothing but the name speaks for it
+    CONTAINER: ClassVar[Match]  # the outer container fits
+    CERTAIN: ClassVar[Match]  # the content says so itself
+
+
+Match.NO, Match.SUFFIX, Match.CONTAINER, Match.CERTAIN = map(Match, range(4))  # no `enum`: it takes `functools` with it
 
 
 class Reader(Protocol):

@@ -5,8 +5,6 @@ The argument orders are those of ``torch._utils`` and ``torch._tensor`` (torch 0
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from formats.core import dtype as dtypes
 from formats.core.checkpoint import Global, Ordered, Record
 from formats.core.dtype import DType
@@ -16,6 +14,7 @@ from formats.core.tensor import CompositeTensor, TensorView, integers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 

@@ -6,10 +6,9 @@ thirty classes that a plain conversion needs this takes longer than converting a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 TYPE_CHECKING = False  # as type checkers know it: importing typing would be a seventh of the start
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, TypeVar, dataclass_transform, overload
 
     Class = TypeVar("Class", bound=type)

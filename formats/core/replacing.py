@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 
 from formats.core.errors import SystemIOError
 from formats.core.temporary import TEMPORARY_SUFFIX, Temporary, hidden, unlink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 KEPT_SUFFIX = f".old{TEMPORARY_SUFFIX}"  # of a file that is being replaced together with others
 
@@ -98,8 +100,10 @@ def flush_folder(folder: Path) -> None:
         if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP):
             raise SystemIOError(f"cannot be flushed: {error.strerror}", path=folder) from error
     finally:
-        with suppress(OSError):
+        try:
             os.close(fd)
+        except OSError:
+            pass
 
 
 def remove_all(temporaries: Iterable[Temporary]) -> None:

@@ -5,18 +5,16 @@ Source: ``safetensors/src/tensor.rs`` of safetensors 0.8 (``prepare``, ``seriali
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from json.encoder import encode_basestring
-
 from formats.core.dtype import BY_SAFETENSORS, DType
 from formats.core.errors import Unsupported
 from formats.core.layout import Data, Layout, Literal
+from formats.core.plain_json import quoted
 from formats.core.protocol import Capabilities
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 MAX_HEADER = 100_000_000  # bytes, the specification's own limit
@@ -42,10 +40,10 @@ def lay_out(given: Mapping[str, AnyTensor], metadata: Mapping[str, str]) -> Layo
     kinds: dict[tuple[DType, tuple[int, ...]], str] = {}  # what tensors of one type and shape have in common in the header
     data: list[Data] = []
     if metadata:
-        texts = {key: metadata[key] for key in sorted(metadata)}
-        parts.append(f'"__metadata__":{json.dumps(texts, ensure_ascii=False, separators=(",", ":"))}')
+        texts = quoted([text for key in sorted(metadata) for text in (key, metadata[key])])
+        parts.append(f'"__metadata__":{{{",".join([f"{key}:{value}" for key, value in zip(texts, texts, strict=True)])}}}')
     at = 0
-    for name in names:
+    for name, spelled in zip(names, quoted(names), strict=True):
         tensor = views[name]
         storage = tensor.row_major()
         known = kinds.get((tensor.dtype, tensor.shape))
@@ -58,7 +56,7 @@ def lay_out(given: Mapping[str, AnyTensor], metadata: Mapping[str, str]) -> Layo
                 f':{{"dtype":"{tensor.dtype.safetensors}","shape":[{sizes}],"data_offsets":['
             )
         end = at + storage.nbytes
-        parts.append(f"{encode_basestring(name)}{known}{at},{end}]}}")
+        parts.append(f"{spelled}{known}{at},{end}]}}")
         data.append(Data(at, storage, name))
         at = end
     try:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator
-
 from formats.core.errors import CorruptCheckpoint
 from formats.core.files import PIECE, SourceFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any, Protocol
 else:
     Protocol = object
@@ -104,6 +102,8 @@ class Swapped:
 
     def chunks(self, start: int, stop: int) -> Iterator[memoryview]:
         # Read whole elements around the range, so that a range may begin or end inside one.
+        from array import array
+
         low, high = start - start % self.width, min(stop + -stop % self.width, self.nbytes)
         at, rest = low, b""
         for piece in self.inner.chunks(low, high):

@@ -7,6 +7,7 @@ two threads that each read, write, read back and compare what they take from one
 from __future__ import annotations
 
 import os
+from _thread import allocate_lock, start_new_thread  # what threading.Thread is, without the rest
 
 from formats.core.errors import ParityFailed
 from formats.core.files import SourceFile
@@ -92,23 +93,29 @@ def _movers(work: Work) -> int:
 
 def _side_by_side(work: Work, movers: list[Mover]) -> None:
     """Let the first mover run here and the second on a thread; what either raises ends both, and is raised."""
-    import threading
+    ended, waiting = False, allocate_lock()
+    waiting.acquire()
 
     def run() -> None:
+        nonlocal ended
         try:
             movers[1].run([])
         except BaseException as error:
             work.failure = work.failure or error
+        finally:
+            ended = True
+            waiting.release()
 
-    thread = threading.Thread(target=run, name="mover", daemon=True)
-    thread.start()
+    start_new_thread(run, ())
     try:
         movers[0].run(work.computed)
     except BaseException as error:
         work.failure = error
-        raise
-    finally:
-        thread.join()
+    while not ended:
+        try:
+            waiting.acquire(timeout=1)
+        except BaseException as error:  # a signal: the other one uses the descriptors until it has ended, too
+            work.failure = error
     if work.failure is not None:
         raise work.failure
 

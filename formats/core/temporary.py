@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import stat
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from formats.core.errors import OutputError, ParityFailed
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+
 TEMPORARY_SUFFIX = ".ckpt-tmp"  # of the hidden files that a killed run leaves behind
 _COMMON = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-_FOLDER_SUFFIX = f".d{TEMPORARY_SUFFIX}"
 _TRIES = 8  # to make a file whose name is taken, released or taken away at the same moment
 
 
@@ -114,42 +114,13 @@ class Temporary:
             unlink(self.path)
         if self._lock >= 0:
             lock, self._lock = self._lock, -1
-            with suppress(OSError):  # what was written has been flushed and closed before
+            try:
                 os.close(lock)
+            except OSError:  # what was written has been flushed and closed before
+                pass
         if self._tried and not self._ours:  # interrupted while it was made: ours only if nobody holds it
             remove_left(self.path, self.target, quiet=True)
         self._tried = self._ours = False
-
-
-@contextmanager
-def hidden_folder(target: Path) -> Iterator[Path]:
-    """An empty hidden folder beside ``target``, gone at the end. One that a dead run has left is taken away; a living run's raises
-    `OutputError`, and so does a living run that writes ``target`` itself."""
-    import shutil
-
-    guard = Temporary(target)
-    try:
-        guard.create(None)
-        folder = guard.path.with_name(guard.path.name.removesuffix(TEMPORARY_SUFFIX) + _FOLDER_SUFFIX)
-        shutil.rmtree(folder, ignore_errors=True)  # of a dead run: a living one would hold the guard
-        try:
-            folder.mkdir(mode=0o700)
-            yield folder
-        finally:
-            _whatever_comes(lambda: shutil.rmtree(folder, ignore_errors=True))
-    finally:
-        _whatever_comes(guard.remove)
-
-
-def _whatever_comes(remove: Callable[[], None]) -> None:
-    """Remove; once more if a signal comes in the middle, which is raised then."""
-    try:
-        remove()
-    except OSError:
-        pass
-    except BaseException:
-        remove()
-        raise
 
 
 def _unknown(target: Path) -> Path:

@@ -5,14 +5,13 @@ Every bound is checked here, in exact integers, when the view is made, so that n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-
 from formats.core.dtype import DType
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
 from formats.core.storage import Storage, Window
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
 MAX_DIMS = 64  # torch's own limit (c10::kVariableDims plus margin); numpy's is 64

@@ -11,36 +11,24 @@ refers to them again, and if a pickle does, the evaluation starts anew without t
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from itertools import chain
 from operator import itemgetter
 from struct import pack
 
+from formats.core.inert import LAZY, SharedPart
 from formats.core.pattern import pattern
 from formats.core.tensor import TensorView
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
-NAME = "torch._utils._rebuild_tensor_v2"
 LENGTH = 128  # bytes of a run, about: where to end a search
 MOST = 128  # runs taken at once: what is held of them fits in the processor's cache
 
-
 Run = tuple[bytes, ...]  # what the groups of `_RUN` match
 
-
-class SharedPart(Exception):
-    """A memo slot that this module left unfilled is asked for."""
-
-
-class _Lazy:
-    __slots__ = ()
-
-
-LAZY = _Lazy()
 
 _GET = rb"(?:h.|j.{4})"
 _PUT = rb"(?:q.|r.{4})"
@@ -48,15 +36,14 @@ _INT = rb"(?:K.|M..|J.{4})"
 _TUPLE = rb"(\)|%b\x85|%b{2}\x86|%b{3}\x87|\(%b{4,64}t)(%b)?" % (_INT, _INT, _INT, _INT, _PUT)
 _RUN = pattern(
     # A text and the function's name, as between the tensors of a state dict. The text's length, is compared later.
-    rb"((?:X(..\0\0)([ -~]*)(%b)(%b))?" % (_PUT, _GET)
+    rb"(?s)((?:X(..\0\0)([ -~]*)(%b)(%b))?" % (_PUT, _GET)
     + rb"\(\((%b%b)" % (_GET, _GET)  # 'storage', storage class
     + rb"(?:X(.)\0\0\0([0-9]{1,20})(%b)|(%b))" % (_PUT, _GET)  # key, written out or used again
     + rb"(%b)(%b)t(%b)Q" % (_GET, _INT, _PUT)  # location, numel
     + rb"(%b)" % _INT  # offset
     + _TUPLE
     + _TUPLE
-    + rb"([\x88\x89])(%b)\)R(%b)t(%b)R(%b))" % (_GET, _PUT, _PUT, _PUT),  # requires_grad, OrderedDict(), …
-    re.DOTALL,
+    + rb"([\x88\x89])(%b)\)R(%b)t(%b)R(%b))" % (_GET, _PUT, _PUT, _PUT)  # requires_grad, OrderedDict(), …
 )
 _BORDER = b"u(X"  # SETITEMS, MARK, text: between the items that a pickler sets at once and the next ones
 _whole = itemgetter(0)

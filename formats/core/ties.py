@@ -6,13 +6,13 @@ rest of the file, and other tools change a tensor and keep the metadata: keys ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
 
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
 _BLOCK = 1 << 20  # bytes compared at once

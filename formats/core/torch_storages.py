@@ -5,9 +5,6 @@ Source: ``torch.serialization._save`` and ``_load``, ``torch.package.PackageExpo
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from pathlib import Path
-
 from formats.core.dtype import DType
 from formats.core.errors import CorruptCheckpoint
 from formats.core.inert import LIMITS
@@ -17,6 +14,8 @@ from formats.core.unpickle import Unpickled, unpickle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
     from typing import Any, Protocol
 else:
     Protocol = object

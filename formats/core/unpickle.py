@@ -10,20 +10,21 @@ opcodes that torch writes for a tensor is met many at a time (`tensor_pattern.py
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import repeat
 from struct import unpack_from
 
-from formats.core import tensor_pattern
 from formats.core.checkpoint import Global
 from formats.core.errors import CheckpointError, CorruptCheckpoint, LimitExceeded
-from formats.core.inert import LIMITS, WATCHERS, Limits, PersistentLoad, Place, Rebuilder
+from formats.core.inert import LAZY, LIMITS, TENSOR, WATCHERS, Limits, PersistentLoad, Place, Rebuilder, SharedPart
 from formats.core.rare_opcodes import RareOpcodes, Truncated, python2_text
-from formats.core.tensor_pattern import LAZY, SharedPart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+
+MANY = 64 << 10  # bytes of a pickle from which on the tensor pattern saves more than `re` and compiling it take
 
 
 class Unpickled:
@@ -60,7 +61,7 @@ def unpickle(
         raise LimitExceeded(f"pickle of {len(data) - at} bytes, at most {limits.pickle_bytes} are evaluated")
     evaluator = _Evaluator(data, rebuilder, persistent_load, limits)
     try:
-        return evaluator.run(at, fast=True)
+        return evaluator.run(at, fast=len(data) - at >= MANY)
     except SharedPart:
         # Some part of a tensor's description is used a second time, which torch never writes: evaluate every opcode by itself.
         evaluator = _Evaluator(data, rebuilder, persistent_load, limits)
@@ -105,8 +106,7 @@ class _Evaluator(RareOpcodes):
         far: dict[int, Any] = {}
         objects = 0
         met = 0  # tensors met by the step
-        rebuild = self.constructors.get(tensor_pattern.NAME) if fast else None
-        step = tensor_pattern.Step(data, memo, self.persistent_load, rebuild) if rebuild and self.persistent_load else None
+        step = self._step(memo) if fast else None
         from_bytes = int.from_bytes
 
         for _ in repeat(None, size - pos + 1):
@@ -153,7 +153,7 @@ class _Evaluator(RareOpcodes):
                     raise CorruptCheckpoint(f"memo slot {slot} is used at byte {pos} before it is set")
                 if value is LAZY:
                     raise SharedPart
-                if step is not None and not far and value.__class__ is Global and value.text == tensor_pattern.NAME:
+                if step is not None and not far and value.__class__ is Global and value.text == TENSOR:
                     self.pos = pos
                     made = step.run(data[at:pos], pos, stack, (limit - objects) // 5 + 1)
                     if made:
@@ -320,7 +320,7 @@ class _Evaluator(RareOpcodes):
                 if value is LAZY:
                     raise SharedPart
                 if met:
-                    for called in (tensor_pattern.NAME, "collections.OrderedDict"):  # each run calls both once
+                    for called in (TENSOR, "collections.OrderedDict"):  # each run calls both once
                         self.called[called] = self.called.get(called, 0) + met
                 return value
             else:
@@ -333,6 +333,14 @@ class _Evaluator(RareOpcodes):
                 raise CorruptCheckpoint(f"pickle takes more from its stack than is there, before byte {pos}")
             self.pos = pos
         raise Truncated(f"pickle ends at byte {size} without STOP")
+
+    def _step(self, memo: list[Any]) -> Any:
+        rebuild = self.constructors.get(TENSOR)
+        if rebuild is None or self.persistent_load is None:
+            return None
+        from formats.core.tensor_pattern import Step
+
+        return Step(self.data, memo, self.persistent_load, rebuild)
 
     def _cut_short(self) -> bool:
         """Whether the bytes end inside the opcode that was being evaluated: its argument was then read as less than it is."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import struct
 import zlib
-from array import array
 from bisect import bisect_right
 
+from formats.core.buffers import integers
 from formats.core.errors import CorruptCheckpoint, LimitExceeded, UnknownFormat, Unsupported
 from formats.core.files import SourceFile
 from formats.core.storage import BytesStorage, Storage, read_all
@@ -94,9 +94,9 @@ class ZipDirectory:
 
     def _parse(self, data: bytes, count: int) -> None:
         members, landmarks, at, unpack, fixed = self.members, self.landmarks, 0, _CENTRAL_PLACES.unpack_from, _CENTRAL.size
-        starts, stops = array("Q"), array("Q")
-        first, last = starts.append, stops.append
         length = len(data)
+        starts, stops = integers(length // fixed), integers(length // fixed)
+        index = 0
         while at + fixed <= length:
             signature, flags, packed, size, name_len, extra_len, comment_len, disk, header = unpack(data, at)
             if signature != b"PK\x01\x02":
@@ -119,13 +119,13 @@ class ZipDirectory:
             members[name] = entry
             if not raw[-1:].isdigit():
                 landmarks.append(name)
-            first(header)
-            last(header + 30 + name_len + packed)
+            starts[index], stops[index] = header, header + 30 + name_len + packed
+            index += 1
         if at != len(data) or len(members) != count:
             raise self._corrupt(f"has {len(members)} directory entries in {at} of {len(data)} bytes, where it declares {count}")
-        self._starts = self._in_order(starts, stops)
+        self._starts = self._in_order(starts[:index], stops[:index])
 
-    def _in_order(self, starts: array[int], stops: array[int]) -> array[int]:
+    def _in_order(self, starts: memoryview, stops: memoryview) -> memoryview:
         """The offsets of all local headers, sorted. Raises where entries overlap or something stands before the first."""
         last = 0
         if all(a < b for a, b in itertools.pairwise(starts)):
@@ -139,8 +139,12 @@ class ZipDirectory:
             last = stops[index]
         if last > self.directory_at:
             raise self._corrupt(f"has members up to byte {last}, beyond its directory at {self.directory_at}")
-        found = array("Q", [starts[i] for i in order])
-        if found and found[0] != 0:
+        found = starts
+        if type(order) is list:
+            found = integers(len(order))
+            for index, place in enumerate(order):
+                found[index] = starts[place]
+        if len(found) and found[0] != 0:
             raise self._corrupt(f"has {found[0]} bytes before its first member")
         return found
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 
 from formats.core.errors import CorruptCheckpoint
 from formats.core.files import PIECE, SourceFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from formats.core.zip import ZipDirectory
 
 

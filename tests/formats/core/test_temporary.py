@@ -15,6 +15,7 @@ import pytest
 
 from formats.core import temporary
 from formats.core.errors import OutputError
+from formats.core.hidden_folder import hidden_folder
 from formats.core.temporary import Temporary, hidden
 
 
@@ -134,7 +135,7 @@ def test_an_interrupt_while_a_hidden_folder_is_removed(tmp_path: Path, monkeypat
         real(*arguments, **named)
 
     monkeypatch.setattr(os, "rmdir", interrupted)
-    with pytest.raises(KeyboardInterrupt), temporary.hidden_folder(tmp_path / "target") as folder:
+    with pytest.raises(KeyboardInterrupt), hidden_folder(tmp_path / "target") as folder:
         (folder / "file").write_bytes(b"x")
     assert seen
     assert not names(tmp_path)

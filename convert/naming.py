@@ -24,14 +24,15 @@ SUFFIXES = frozenset((
 
 def stem(name: str, suffixes: Iterable[str]) -> str:
     """``name`` less every known suffix at its end, the longest first: ``in.pth.tar`` → ``in``. Never empty."""
-    ordered = sorted({suffix.lower() for suffix in suffixes}, key=len, reverse=True)
+    endings = tuple({suffix.lower() for suffix in suffixes})
     while True:
-        for suffix in ordered:
-            if name.lower().endswith(suffix) and len(name) > len(suffix):
-                name = name[: -len(suffix)]
-                break
-        else:
+        lower = name.lower()
+        if not lower.endswith(endings):
             return name
+        longest = max((len(suffix) for suffix in endings if lower.endswith(suffix) and len(suffix) < len(name)), default=0)
+        if not longest:
+            return name
+        name = name[:-longest]
 
 
 def target(source: Path, to: str, suffixes: Iterable[str], output: str | None, out_dir: str | None) -> Path:

@@ -48,9 +48,8 @@ class Progress:
 
 def _alone() -> bool:
     """Whether this is the main thread: a program that converts on several has no place for several bars."""
-    import threading
-
-    return threading.current_thread() is threading.main_thread()
+    threading = sys.modules.get("threading")
+    return threading is None or threading.current_thread() is threading.main_thread()
 
 
 def _bar() -> Any:

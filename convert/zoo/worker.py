@@ -13,6 +13,8 @@ import signal
 import sys
 from contextlib import suppress
 
+import formats.core.local_path  # noqa: F401 - before anybody loads pathlib, whose paths take five times as long
+
 PR_SET_PDEATHSIG = 1
 COLLECT = 100  # tasks between two collections of garbage
 LONG = 1.0  # seconds: after such a task, too; it may have built a model
@@ -27,9 +29,10 @@ def main(memory: int, parent: int, alone: bool) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us says when to stop
     from convert.console import Ended, signals
     from convert.zoo.work import perform
-    from formats.core import streaming
+    from formats.core import streaming, unpickle
 
     streaming.THREADS = alone
+    unpickle.MANY = 0  # compiled once for all files
     gc.freeze()
     gc.disable()  # describing tensors makes many objects and no cycles
     try:

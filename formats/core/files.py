@@ -6,7 +6,7 @@ import os
 import stat
 from _thread import allocate_lock  # what threading.Lock is, without the rest
 
-from formats.core.buffers import room
+from formats.core.buffers import Scratch
 from formats.core.errors import CorruptCheckpoint, SystemIOError, UnknownFormat
 from formats.core.local_path import LocalPath
 
@@ -79,13 +79,15 @@ class SourceFile:
 
     def pieces(self, offset: int, length: int) -> Iterator[memoryview]:
         """The bytes ``[offset, offset + length)`` in order; each piece is valid until the next is asked for."""
-        buffer = room(min(length, PIECE), offset)
+        scratch = Scratch()
+        buffer = scratch.room(min(length, PIECE), offset)
         stop = offset + length
         while offset < stop:
             piece = buffer[: min(PIECE, stop - offset)]
             self.read_into(offset, piece)
             yield piece
             offset += len(piece)
+        scratch.close()  # whoever does not ask for more may still have the last piece
 
     def origin(self, offset: int) -> tuple[SourceFile, int] | None:
         """The file that really holds byte ``offset`` and where; None where it is computed on the way (see `subfile`)."""

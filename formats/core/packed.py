@@ -82,26 +82,24 @@ class Packed:
         dims = self._dims
         scratch = Scratch()
         source = _Source(self.inner, self._item)
-        try:
-            source.keep(self._first, dims)
-            budget = self._budget(source)
-            at = first
-            while at < last:
-                room = min(last - at, budget)
-                # The outermost dimension whose boxes begin here and fit; the innermost always does, its step being one item (or a pair).
-                d = next((d for d, dim in enumerate(dims) if at % dim.step == 0 and dim.step <= room), len(dims) - 1)
-                size, _, step = dims[d]
-                count = min(room // step, size - at // step % size) if room >= step else room
-                base = self._first + sum(at // dim.step % dim.size * dim.stride for dim in dims[: d + 1])
-                block = scratch.room(count * step * self._item)
-                source.fill(block, base, [Dim(count, dims[d].stride, step), *dims[d + 1 :]])
-                yield at, block
-                at += count * step
-            if source.summed == self.inner.nbytes:
-                self.inner_crc = source.crc
-        finally:
-            source.close()
-            scratch.close()
+        source.keep(self._first, dims)
+        budget = self._budget(source)
+        at = first
+        while at < last:
+            room = min(last - at, budget)
+            # The outermost dimension whose boxes begin here and fit; the innermost always does, its step being one item (or a pair).
+            d = next((d for d, dim in enumerate(dims) if at % dim.step == 0 and dim.step <= room), len(dims) - 1)
+            size, _, step = dims[d]
+            count = min(room // step, size - at // step % size) if room >= step else room
+            base = self._first + sum(at // dim.step % dim.size * dim.stride for dim in dims[: d + 1])
+            block = scratch.room(count * step * self._item)
+            source.fill(block, base, [Dim(count, dims[d].stride, step), *dims[d + 1 :]])
+            yield at, block
+            at += count * step
+        if source.summed == self.inner.nbytes:
+            self.inner_crc = source.crc
+        source.close()
+        scratch.close()  # whoever does not ask for more may still have the last block
 
     def _budget(self, source: _Source) -> int:
         """Items to a block: few where a small block's source lies together or is held, many where it is spread over the storage."""

@@ -55,22 +55,26 @@ else:
                 delattr(cls, name)
             elif default is not _ABSENT:
                 plain[name] = default
-        optional = plain.keys() | {name for name, _ in fresh}
-        needed = frozenset(names) - optional
+        known, count = frozenset(names), len(names)
 
         def initialise(self: Any, *values: Any, **fields: Any) -> None:
-            if len(values) > len(names):
-                raise TypeError(f"{cls.__name__} takes {len(names)} fields, {len(values)} are given")
-            given = dict(zip(names, values, strict=False))
-            if not given.keys().isdisjoint(fields) or not fields.keys() <= set(names):
+            if len(values) > count:
+                raise TypeError(f"{cls.__name__} takes {count} fields, {len(values)} are given")
+            given = self.__dict__
+            given.update(zip(names, values, strict=False))
+            if not given.keys().isdisjoint(fields) or not known.issuperset(fields):
                 raise TypeError(f"{cls.__name__} takes each of its fields once and no other, not {', '.join(fields)}")
-            given |= fields
-            if not needed <= given.keys():
-                raise TypeError(f"{cls.__name__} needs {', '.join(sorted(needed - given.keys()))}")
+            given.update(fields)
+            if len(given) == count:
+                return
+            for name, value in plain.items():
+                if name not in given:
+                    given[name] = value
             for name, factory in fresh:
                 if name not in given:
                     given[name] = factory()
-            self.__dict__.update(plain, **given)
+            if len(given) != count:
+                raise TypeError(f"{cls.__name__} needs {', '.join(sorted(known - given.keys()))}")
 
         cls.__init__ = initialise
         cls.__match_args__ = names  # type: ignore[misc]

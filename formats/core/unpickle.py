@@ -10,6 +10,7 @@ opcodes that torch writes for a tensor is met many at a time (`tensor_pattern.py
 
 from __future__ import annotations
 
+import sys
 from itertools import repeat
 from struct import unpack_from
 
@@ -61,7 +62,7 @@ def unpickle(
         raise LimitExceeded(f"pickle of {len(data) - at} bytes, at most {limits.pickle_bytes} are evaluated")
     evaluator = _Evaluator(data, rebuilder, persistent_load, limits)
     try:
-        return evaluator.run(at, fast=len(data) - at >= MANY)
+        return evaluator.run(at, fast=len(data) - at >= MANY or "formats.core.tensor_pattern" in sys.modules)
     except SharedPart:
         # Some part of a tensor's description is used a second time, which torch never writes: evaluate every opcode by itself.
         evaluator = _Evaluator(data, rebuilder, persistent_load, limits)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable
+from typing import Any
 
+from formats.core.checkpoint import Global
+from formats.core.errors import CheckpointError
+from formats.core.unpickle import unpickle
 from tests.fuzz.judge import Listing
 
 
@@ -25,6 +30,23 @@ def _records(data: bytes) -> list[str]:
         return []
 
 
+def _storage_of_two_types(data: bytes) -> bool:
+    """Whether the pickle names one storage under two storage classes."""
+    classes: dict[str, set[str]] = {}
+
+    def load(pid: Any) -> Any:
+        if isinstance(pid, tuple) and len(pid) == 5 and isinstance(pid[1], Global) and isinstance(pid[2], str):
+            classes.setdefault(pid[2], set()).add(pid[1].text)
+        return pid
+
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        unpickle(archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl"))), persistent_load=load)
+    except (CheckpointError, zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, StopIteration):
+        return False
+    return any(len(names) > 1 for names in classes.values())
+
+
 DIFFERENCES: tuple[tuple[str, str, Callable[[bytes, Listing, Listing], bool]], ...] = (
     (
         "torchscript",
@@ -35,5 +57,10 @@ DIFFERENCES: tuple[tuple[str, str, Callable[[bytes, Listing, Listing], bool]], .
         "torchscript",
         "no record is called `constants.pkl`: torch finds one of other case, here the file is a checkpoint of one object",
         lambda data, ours, theirs: not any(name.endswith("/constants.pkl") for name in _records(data)),
+    ),
+    (
+        "zip",
+        "one storage under two classes: each is read as the file says, torch gives both the first one's type",
+        lambda data, ours, theirs: _storage_of_two_types(data),
     ),
 )

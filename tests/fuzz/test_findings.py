@@ -14,6 +14,7 @@ import torch
 
 from formats import registry
 from formats.core.errors import CheckpointError
+from tests.fuzz.differences import deliberate
 from tests.hostile import pieces
 
 
@@ -119,3 +120,22 @@ def test_a_long_name_of_a_member_does_not_make_a_long_error(tmp_path: Path) -> N
     with pytest.raises(CheckpointError) as caught:
         registry.open(path)
     assert len(str(caught.value)) < 1200
+
+
+def test_a_storage_of_two_types_is_read_as_each_says(tmp_path: Path) -> None:
+    """The file names a class for each use; torch gives all of them the type of the first."""
+    source, path = tmp_path / "source.pth", tmp_path / "model.pth"
+    torch.save({"a": torch.ones(2), "b": torch.zeros(2, dtype=torch.int32)}, source)
+    with zipfile.ZipFile(source) as before, zipfile.ZipFile(path, "w") as after:
+        for info in before.infolist():
+            data = before.read(info)
+            after.writestr(info, data.replace(b"X\1\0\0\0001", b"X\1\0\0\0000") if info.filename.endswith("data.pkl") else data)
+    with registry.open(path) as checkpoint:
+        assert [(view.dtype.name, view.tobytes()) for _, view in checkpoint.tensors()] == [
+            ("float32", b"\0\0\x80?" * 2),
+            ("int32", b"\0\0\x80?" * 2),
+        ]
+    loaded = torch.load(path, weights_only=True)
+    assert loaded["b"].dtype == torch.float32
+    assert deliberate("zip", path.read_bytes(), [], []) is not None
+    assert deliberate("zip", source.read_bytes(), [], []) is None

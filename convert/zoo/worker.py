@@ -13,7 +13,7 @@ import signal
 import sys
 from contextlib import suppress
 
-import formats.core.local_path  # noqa: F401 - before anybody loads pathlib, whose paths take five times as long
+import formats.core.local_path  # noqa: F401 - before anybody loads pathlib, whose paths take twice as long
 
 PR_SET_PDEATHSIG = 1
 COLLECT = 100  # tasks between two collections of garbage

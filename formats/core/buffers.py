@@ -89,15 +89,6 @@ def _size(buffer: Buffer) -> int:
     return len(buffer.view)
 
 
-def integers(count: int) -> memoryview:
+def words(count: int) -> memoryview:
     """``count`` integers of 64 bits, without a sign, all 0: `array`, which takes `collections` with it, without its import."""
     return memoryview(bytearray(8 * max(count, 1))).cast("Q")[:count]
-
-
-def room(nbytes: int, offset: int) -> memoryview:
-    """``nbytes`` writable bytes to read from ``offset`` on, and from whole pages further on."""
-    if nbytes < SMALL:
-        return memoryview(bytearray(nbytes))
-    buffer = Buffer(nbytes)
-    start = buffer.place(offset)
-    return buffer.view[start : start + nbytes]

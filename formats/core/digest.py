@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from formats.core.buffers import room
+from formats.core.buffers import Scratch
 from formats.core.files import PIECE, SourceFile
 from formats.core.layout import Layout
 from formats.core.moving import Observe
@@ -84,7 +84,7 @@ class OutputDigest:
 
     def _work(self) -> None:
         try:
-            at, buffer = 0, room(min(self.size, PIECE), 0)
+            at, buffer = 0, Scratch().room(min(self.size, PIECE))
             while at < self.size and not self._stopped:
                 with self._news:
                     # Whole pieces, so that each read begins where the buffer's place suits it.
@@ -131,7 +131,7 @@ def digested_stream(
 def sha256(fd: int, size: int) -> str:
     """The sha256 of the first ``size`` bytes behind a descriptor, 64 hexadecimal digits."""
     made = hashlib.sha256()
-    buffer = room(min(size, PIECE), 0)
+    buffer = Scratch().room(min(size, PIECE))
     for at in range(0, size, PIECE):
         piece = buffer[: min(PIECE, size - at)]
         read_at(fd, piece, at)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from formats.core.buffers import Scratch, integers
+from formats.core.buffers import Scratch, words
 from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
 from formats.core.files import SourceFile
 from formats.core.layout import Data, Layout
@@ -67,7 +67,7 @@ class Work:
         self._lock = allocate_lock()
         offsets = [data.offset for data in layout.data]
         self._in_order = offsets == sorted(offsets)
-        self.rank = integers(len(offsets))  # by index: the place in the source's order
+        self.rank = words(len(offsets))  # by index: the place in the source's order
         large: list[int] = []
         small: list[int] = []
         for rank, index in enumerate(order):

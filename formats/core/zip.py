@@ -11,7 +11,7 @@ import struct
 import zlib
 from bisect import bisect_right
 
-from formats.core.buffers import integers
+from formats.core.buffers import words
 from formats.core.errors import CorruptCheckpoint, LimitExceeded, UnknownFormat, Unsupported
 from formats.core.files import SourceFile
 from formats.core.storage import BytesStorage, Storage, read_all
@@ -95,7 +95,7 @@ class ZipDirectory:
     def _parse(self, data: bytes, count: int) -> None:
         members, landmarks, at, unpack, fixed = self.members, self.landmarks, 0, _CENTRAL_PLACES.unpack_from, _CENTRAL.size
         length = len(data)
-        starts, stops = integers(length // fixed), integers(length // fixed)
+        starts, stops = words(length // fixed), words(length // fixed)
         index = 0
         while at + fixed <= length:
             signature, flags, packed, size, name_len, extra_len, comment_len, disk, header = unpack(data, at)
@@ -141,7 +141,7 @@ class ZipDirectory:
             raise self._corrupt(f"has members up to byte {last}, beyond its directory at {self.directory_at}")
         found = starts
         if type(order) is list:
-            found = integers(len(order))
+            found = words(len(order))
             for index, place in enumerate(order):
                 found[index] = starts[place]
         if len(found) and found[0] != 0:

@@ -70,7 +70,12 @@ def expand(model: StateDict, dtypes: frozenset[str], *, ties: Literal["alias", "
         result.aliases = tied(model.tensors)
     else:
         result.duplicates = tied(model.tensors)
-    for key, tensor in model.tensors.items():
+    given = model.tensors
+    if not result.aliases and all(type(tensor) is TensorView for tensor in given.values()):
+        if {tensor.dtype.name for tensor in given.values()} <= dtypes:  # as most models are
+            result.tensors = dict(given)
+            given = {}
+    for key, tensor in given.items():
         if key in result.aliases:
             continue
         if type(tensor) is TensorView and tensor.dtype.name in dtypes:
@@ -128,7 +133,7 @@ def _carried(key: str, component: TensorView, dtypes: frozenset[str]) -> TensorV
 
 def _describe(model: StateDict, result: Expanded) -> str | None:
     keys = sorted(model.tensors)
-    place = {key: index for index, key in enumerate(keys)}
+    place = dict(zip(keys, range(len(keys)), strict=True))
     said: dict[str, Any] = {"version": VERSION}
     if result.composites:
         said["composites"] = result.composites
@@ -136,9 +141,8 @@ def _describe(model: StateDict, result: Expanded) -> str | None:
         said["aliases"] = result.aliases
     if result.duplicates:
         said["tied"] = result.duplicates
-    order = [place[key] for key in model.tensors]
-    if order != list(range(len(order))):
-        said["order"] = order
+    if keys != list(model.tensors):
+        said["order"] = list(map(place.__getitem__, model.tensors))
     if parameters := [place[key] for key, tensor in model.tensors.items() if tensor.parameter]:
         said["parameters"] = sorted(parameters)
     if wanting := [place[key] for key, tensor in model.tensors.items() if tensor.requires_grad]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from formats.core.buffers import Scratch, words
+from formats.core.buffers import ALLOCATED, PAGE, words
 from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
 from formats.core.files import SourceFile
 from formats.core.layout import Data, Layout
@@ -140,7 +140,7 @@ class Mover:
         self.layout = work.layout
         self.fd = work.fd
         self.check = check
-        self.held = Scratch()  # for what is read at once for several small segments
+        self.held = bytearray()  # for what is read at once for several small segments
 
     def run(self, computed: list[int]) -> None:
         """Move the ``computed`` segments, then items until none is left or another mover has failed."""
@@ -175,7 +175,6 @@ class Mover:
     def close(self) -> None:
         """Nothing more is to be moved."""
         self.check.close()
-        self.held.close()
 
     # -- large segments ------------------------------------------------------------------------------------------------------------
     def _move(self, index: int, data: Data) -> None:
@@ -188,7 +187,7 @@ class Mover:
             count = min(PIECE - offset % PIECE, stop - offset)
             begin = buffer.place(offset, at, length)
             file.read_into(at, view[begin : begin + length + count])
-            begin = storage.settle(view, begin, at + length + storage.nbytes)
+            begin += storage.settle(bytes(view[begin : begin + length]), 0, at + length + storage.nbytes)
             write_at(self.fd, view[begin : begin + count], offset)
             self.check.piece(offset, count, [(index, count)], begin)
             self.work.tell(offset, count)
@@ -249,29 +248,35 @@ class Mover:
         for index in sorted(run, key=self.work.rank.__getitem__):
             data = segments[index]
             storage: Any = data.storage
+            find = getattr(storage, "lead", None)
+            lead = None if find is None else find()
             try:
-                source, at, length = _lead(storage) or (*(plain_span(storage) or (None, 0)), 0)
+                source, at, length = lead if lead is not None and lead[2] <= LEAD else (*(plain_span(storage) or (None, 0)), 0)
             except CheckpointError as error:
                 raise _named(error, data) from error.__cause__
             end = at + length + storage.nbytes
-            if together and (source is not file or at < start or at - stop > GAP or end - start > PIECE):
-                self._read(file, start, stop, together, view)
+            if source is not file or at < start or at - stop > GAP or end - start > PIECE:
+                if together:
+                    self._read(file, start, stop, together, view)
                 together = []
-            if not together:
                 file, start, stop = source, at, end
             together.append((data, at, length, data.offset - base))
             stop = max(stop, end)
         self._read(file, start, stop, together, view)
 
     def _read(self, file: Any, start: int, stop: int, together: list[Placed], view: memoryview) -> None:
-        held = self.held.room(max(stop - start, min(PIECE, self.layout.size)), start)[: stop - start]
+        if len(self.held) < stop - start + PAGE:
+            self.held = bytearray(max(stop - start, min(PIECE, self.layout.size)) + PAGE)
+        raw, shift = self.held, (start - ALLOCATED) % PAGE
+        held = memoryview(raw)
+        shift -= start
         data = together[0][0]
         try:
-            file.read_into(start, held)
+            file.read_into(start, held[shift + start : shift + stop])
             for data, at, headed, into in together:
                 storage: Any = data.storage
                 count = storage.nbytes
-                begin = storage.settle(held, at - start, at + headed + count) if headed else at - start
+                begin = storage.settle(raw, shift + at, at + headed + count) if headed else shift + at
                 view[into : into + count] = held[begin : begin + count]
         except CheckpointError as error:
             raise _named(error, data) from error.__cause__

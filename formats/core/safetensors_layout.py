@@ -5,6 +5,8 @@ Source: ``safetensors/src/tensor.rs`` of safetensors 0.8 (``prepare``, ``seriali
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from formats.core.dtype import BY_SAFETENSORS, DType
 from formats.core.errors import Unsupported
 from formats.core.layout import Data, Layout, Literal
@@ -35,30 +37,21 @@ def lay_out(given: Mapping[str, AnyTensor], metadata: Mapping[str, str]) -> Layo
     """
     views = _held(given)
     names = sorted(views)
-    names.sort(key=lambda name: _RANK[views[name].dtype.safetensors or ""])
+    if len({tensor.dtype for tensor in views.values()}) > 1:
+        names.sort(key=lambda name: _RANK[views[name].dtype.safetensors or ""])
     parts: list[str] = []
-    kinds: dict[tuple[DType, tuple[int, ...]], str] = {}  # what tensors of one type and shape have in common in the header
-    data: list[Data] = []
     if metadata:
         texts = quoted([text for key in sorted(metadata) for text in (key, metadata[key])])
         parts.append(f'"__metadata__":{{{",".join([f"{key}:{value}" for key, value in zip(texts, texts, strict=True)])}}}')
-    at = 0
-    for name, spelled in zip(names, quoted(names), strict=True):
-        tensor = views[name]
-        storage = tensor.row_major()
-        known = kinds.get((tensor.dtype, tensor.shape))
-        if known is None:
-            shape = tensor.shape
-            if tensor.dtype.safetensors == "F4":
-                shape = (*shape[:-1], 2 * shape[-1])
-            sizes = ",".join(map(str, shape))
-            known = kinds[tensor.dtype, tensor.shape] = (
-                f':{{"dtype":"{tensor.dtype.safetensors}","shape":[{sizes}],"data_offsets":['
-            )
-        end = at + storage.nbytes
-        parts.append(f"{spelled}{known}{at},{end}]}}")
-        data.append(Data(at, storage, name))
-        at = end
+    tensors = [views[name] for name in names]
+    storages = [tensor.row_major() for tensor in tensors]
+    sizes = [storage.nbytes for storage in storages]
+    kinds = _Kinds()
+    begin, end = accumulate(sizes, initial=0), accumulate(sizes)
+    parts += [
+        f"{spelled}{kinds[tensor.dtype, tensor.shape]}{start},{stop}]}}"
+        for spelled, tensor, start, stop in zip(quoted(names), tensors, begin, end, strict=False)
+    ]
     try:
         header = f"{{{','.join(parts)}}}".encode()
     except UnicodeEncodeError as error:
@@ -66,14 +59,28 @@ def lay_out(given: Mapping[str, AnyTensor], metadata: Mapping[str, str]) -> Layo
     header += b" " * (-len(header) % 8)
     if len(header) > MAX_HEADER:
         raise Unsupported(f"safetensors header of {len(header)} bytes, at most {MAX_HEADER} are allowed", hint="write shards")
-    start = 8 + len(header)
-    for segment in data:
-        segment.offset += start
-    return Layout(start + at, [Literal(0, len(header).to_bytes(8, "little") + header)], data)
+    offsets = list(accumulate(sizes, initial=8 + len(header)))
+    data = list(map(Data, offsets, storages, names))
+    return Layout(offsets[-1], [Literal(0, len(header).to_bytes(8, "little") + header)], data)
+
+
+class _Kinds(dict[tuple[DType, tuple[int, ...]], str]):
+    """{(type, shape): what tensors of both have in common in the header}"""
+
+    def __missing__(self, kind: tuple[DType, tuple[int, ...]]) -> str:
+        dtype, shape = kind
+        if dtype.safetensors == "F4":
+            shape = (*shape[:-1], 2 * shape[-1])
+        sizes = ",".join(map(str, shape))
+        found = self[kind] = f':{{"dtype":"{dtype.safetensors}","shape":[{sizes}],"data_offsets":['
+        return found
 
 
 def _held(given: Mapping[str, Any]) -> Mapping[str, TensorView]:
     """The tensors, where the format can hold each of them under its name."""
+    if all(type(tensor) is TensorView for tensor in given.values()) and "__metadata__" not in given:
+        if {tensor.dtype.safetensors for tensor in given.values()}.isdisjoint((None, "F4")) and "".join(given).isascii():
+            return given
     for name, tensor in given.items():
         if isinstance(tensor, CompositeTensor):
             raise Unsupported(f"tensor {name!r:.200} is {tensor.kind}, which safetensors cannot hold as it is")

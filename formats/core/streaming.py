@@ -38,15 +38,24 @@ class Itinerary:
 def itinerary(layout: Layout) -> Itinerary:
     """In which order to visit a layout's storages; nothing is read."""
     files: dict[int, tuple[int, SourceFile | None]] = {}
-    places: list[tuple[int, int, int]] = []
+    indices: list[int] = []
+    places: list[int] = []
+    last: Any = files  # no file
+    shift = 0
     for index, data in enumerate(layout.data):
-        if data.storage.nbytes:
-            file, at = _place(data.storage)
-            places.append((files.setdefault(id(file), (len(files), file))[0], at, index))
-    places.sort()
+        storage: Any = data.storage
+        if storage.nbytes:
+            order = getattr(storage, "order", None)
+            file, at = _place(storage) if order is None else order()
+            if file is not last:
+                last = file
+                shift = files.setdefault(id(file), (len(files), file))[0] << 64  # file after file
+            indices.append(index)
+            places.append(shift + at)
+    ranks = sorted(range(len(places)), key=places.__getitem__)
     # A file inside another has no descriptor of its own; a closed one is past asking.
     opened = [file for _, file in files.values() if file is not None and (file.fd >= 0 or type(file) is not SourceFile)]
-    return Itinerary([index for _, _, index in places], opened)
+    return Itinerary([indices[rank] for rank in ranks], opened)
 
 
 def stream(

@@ -28,6 +28,9 @@ LENGTH = 128  # bytes of a run, about: where to end a search
 MOST = 128  # runs taken at once: what is held of them fits in the processor's cache
 
 Run = tuple[bytes, ...]  # what the groups of `_RUN` match
+Kind = tuple[bytes, bytes, bytes]  # opcodes that get the storage class, the location and the hooks' type
+Form = tuple[Kind, bytes, bytes, bytes, bytes, bytes]  # … and those of numel, offset, size, stride, requires_grad
+_EVEN = 8  # memo slots of a tensor with a name and a key of its own, unless a tuple in it is empty
 
 
 _GET = rb"(?:h.|j.{4})"
@@ -98,11 +101,13 @@ class Step:
         self.data = data
         self.memo = memo
         self.persistent_load = persistent_load
+        # The same for many at a time, where the storages can be had so (`torch_storages.Storages.several`).
+        self.several_storages = getattr(getattr(persistent_load, "__self__", None), "several", None)
         self.rebuild = rebuild
         self.shapes = _Shapes()
         self.numbers = _Numbers()
-        self.shared: dict[tuple[bytes, bytes, bytes], tuple[Any, Any]] = {}  # emptied when a memo slot is set again
-        self.alike: dict[tuple[Any, ...], TensorView] = {}  # a tensor of each form
+        self.shared: dict[Kind, tuple[Any, Any]] = {}  # storage class and location
+        self.alike: dict[Form, TensorView] = {}  # a tensor of each form
         self.several = MOST  # runs to be tried at once: where that does not hold of many it is tried with fewer
         self.end = 0
 
@@ -173,8 +178,11 @@ class Step:
         if b"".join(widths) != bytes(map(len, written)):
             return False
         # Slots must follow each other from the first free one, as every pickler numbers them.
-        slots = [named + 4 + (key != b"") + (size != b"") + (stride != b"")
-                 for key, size, stride in zip(keys, sizes_puts, strides_puts, strict=True)]  # fmt: skip
+        even = named and len(written) == len(runs) and all(sizes_puts) and all(strides_puts)
+        slots = [_EVEN] * len(runs) if even else [
+            named + 4 + (key != b"") + (size != b"") + (stride != b"")
+            for key, size, stride in zip(keys, sizes_puts, strides_puts, strict=True)
+        ]  # fmt: skip
         count = sum(slots)
         in_order = zip(text_puts, key_puts, pid_puts, sizes_puts, strides_puts, hooks_puts, args_puts, puts, strict=True)
         if b"".join(chain.from_iterable(in_order)) != _puts(base, count):
@@ -185,44 +193,71 @@ class Step:
             if kind not in self.shared and not self._share(kind):
                 return False
         names = str(b"\n".join(texts), "ascii").split("\n")
-        fresh = iter(str(b"\n".join(written), "ascii").split("\n"))
-        shared, numbers, shapes, alike = self.shared, self.numbers, self.shapes, self.alike
-        load, rebuild = self.persistent_load, self.rebuild
+        fresh = str(b"\n".join(written), "ascii").split("\n")
+        forms = list(zip(kinds, numels, offsets, sizes, strides, grads, strict=True))
         block: list[Any] = [LAZY] * count
-        tensors = []
-        at = 0
-        for name, key_get, kind, numel, offset, size, stride, grad, width in zip(
-            names, key_gets, kinds, numels, offsets, sizes, strides, grads, slots, strict=True
-        ):
-            if named:
-                block[at] = name
-            if key_get:
-                slot = numbers[key_get]
-                if slot >= base + at + named:
-                    return False
-                key = memo[slot] if slot < base else block[slot - base]
-                if key is LAZY:
-                    raise SharedPart
-            else:
-                key = block[at + named] = next(fresh)
-            cls, place = shared[kind]
-            typed = load(("storage", cls, key, place, numbers[numel]))
-            form = cls, offset, size, stride, grad
-            like = alike.get(form)
-            if like is None or like.storage.nbytes != typed.storage.nbytes:
-                tensor = rebuild((typed, numbers[offset], shapes[size], shapes[stride], grad == b"\x88", None))
-                if type(tensor) is TensorView and tensor.storage is typed.storage:
-                    alike[form] = tensor
-            else:
-                tensor = like.on(typed.storage)
-            at += width
-            block[at - 1] = tensor
-            tensors.append(tensor)
+        tensors = self._together_made(forms, fresh) if even else None
+        if tensors is not None:
+            block[::_EVEN] = names
+            block[1::_EVEN] = fresh
+            block[_EVEN - 1 :: _EVEN] = tensors
+        else:
+            tensors, at, written_keys = [], 0, iter(fresh)
+            for name, key_get, form, width in zip(names, key_gets, forms, slots, strict=True):
+                if named:
+                    block[at] = name
+                if key_get:
+                    slot = self.numbers[key_get]
+                    if slot >= base + at + named:
+                        return False
+                    key = memo[slot] if slot < base else block[slot - base]
+                    if key is LAZY:
+                        raise SharedPart
+                else:
+                    key = block[at + named] = next(written_keys)
+                at += width
+                block[at - 1] = tensor = self._made(form, key)
+                tensors.append(tensor)
         memo += block
         stack += chain.from_iterable(zip(names, tensors, strict=True)) if named else tensors
         return True
 
-    def _share(self, kind: tuple[bytes, bytes, bytes]) -> bool:
+    def _together_made(self, forms: list[Form], keys: list[str]) -> list[Any] | None:
+        """A tensor of each of ``forms`` on a storage of its own; None where they have to be made one by one."""
+        if self.several_storages is None:
+            return None
+        found = self.several_storages([form[0] for form in forms], self.shared, keys, [self.numbers[form[1]] for form in forms])
+        if found is None:
+            return None
+        alike = self.alike
+        if not alike.keys() >= set(forms):
+            for form, key in zip(forms, keys, strict=True):
+                if form not in alike:
+                    self._made(form, key)
+            if not alike.keys() >= set(forms):
+                return None
+        return [alike[form].on(storage) for form, storage in zip(forms, found, strict=True)]
+
+    def _made(self, form: Form, key: Any) -> Any:
+        """The tensor of ``form`` on the storage that is called ``key``."""
+        kind, numel, offset, size, stride, grad = form
+        cls, place = self.shared[kind]
+        typed = self.persistent_load(("storage", cls, key, place, self.numbers[numel]))
+        like = self.alike.get(form)
+        if like is not None and like.storage.nbytes == typed.storage.nbytes:
+            return like.on(typed.storage)
+        shapes = self.shapes
+        tensor = self.rebuild((typed, self.numbers[offset], shapes[size], shapes[stride], grad == b"\x88", None))
+        if type(tensor) is TensorView and tensor.storage is typed.storage:
+            self.alike[form] = tensor
+        return tensor
+
+    def forget(self) -> None:
+        """A memo slot is set again: what was seen in any of them may not be there any more."""
+        self.shared.clear()
+        self.alike.clear()
+
+    def _share(self, kind: Kind) -> bool:
         """Look at what the opcodes of ``kind`` ask of the memo; False where it is something else than torch puts there."""
         opening, location, hooks = kind
         memo, cut = self.memo, 2 if opening[:1] == b"h" else 5

@@ -14,7 +14,7 @@ from formats.core.unpickle import Unpickled, unpickle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
     from typing import Any, Protocol
 else:
@@ -81,6 +81,10 @@ class Storages:
         self.suffix = suffix
         _refuse_twins(records.members, folder)
         self._typed: dict[str, TypedStorage] = {}
+        self._several: dict[str, Storage] = {}  # those of `several`; their class is this one, or stands in `_classes`
+        self._class: Any = None
+        self._classes: dict[str, Any] = {}
+        self._absent = 0  # empty storages that have no record
         self._cls: Any = None  # the storage class met last, and its
         self._dtype: DType | None = None
         self._other: dict[tuple[str, Any], TypedStorage] = {}  # a key under a second storage class
@@ -92,6 +96,9 @@ class Storages:
         if type(key) is not str or type(numel) is not int or numel < 0:
             raise CorruptCheckpoint(f"storage {key!r:.60} with {_shown(numel)} elements: a text and a count are needed")
         typed = self._typed.get(key)
+        if typed is None and key in self._several:
+            own = self._classes.get(key, self._class)
+            typed = self._typed[key] = TypedStorage(self._several[key], storage_dtype(own), own)
         if typed is None:
             if cls is not self._cls:  # most files have one or two of them
                 self._dtype, self._cls = storage_dtype(cls), cls
@@ -102,6 +109,7 @@ class Storages:
                 location = "cpu"
             if not nbytes and name not in self.records.members:
                 storage: Storage = BytesStorage(b"", location)
+                self._absent += 1
             else:
                 storage = self.records.storage(name, location)
                 if self.big and dtype and dtype.swap > 1:
@@ -115,6 +123,39 @@ class Storages:
             raise CorruptCheckpoint(f"storage {key!r:.60} is declared with {nbytes} bytes, its record has {typed.storage.nbytes}")
         return typed
 
+    def several(
+        self, kinds: list[Any], described: Mapping[Any, tuple[Any, Any]], keys: list[str], numels: list[int]
+    ) -> list[Storage] | None:
+        """What `load` gives for ``("storage", class, key, location, numel)``, less its type; class and location are ``described`` by kind.
+
+        None where any of them is met before, missing or in any way unusual: `load` looks at them one by one, and says what is wrong.
+        """
+        find = getattr(self.records, "stored", None)
+        if find is None or self.big:
+            return None
+        widths: dict[Any, int] = {}
+        for kind in set(kinds):
+            cls, location = described[kind]
+            dtype = storage_dtype(cls)
+            if dtype is None or type(location) is not str:
+                return None
+            widths[kind] = dtype.itemsize
+        if len(set(keys)) < len(keys) or not (self._typed.keys().isdisjoint(keys) and self._several.keys().isdisjoint(keys)):
+            return None
+        folder, suffix = self.folder, self.suffix
+        found = find([f"{folder}{key}{suffix}" for key in keys], [described[kind][1] for kind in kinds])
+        if found is None or [one.nbytes for one in found] != [
+            numel * widths[kind] for numel, kind in zip(numels, kinds, strict=True)
+        ]:
+            return None
+        storages: list[Storage] = found
+        self._several.update(zip(keys, storages, strict=True))
+        if self._class is None:
+            self._class = described[kinds[0]][0]
+        if any(described[kind][0] is not self._class for kind in widths):
+            self._classes.update((key, described[kind][0]) for key, kind in zip(keys, kinds, strict=True))
+        return storages
+
     def _of_another_class(self, typed: TypedStorage, key: str, cls: Any) -> TypedStorage:
         dtype = storage_dtype(cls)  # before it is hashed: what is no name may nest deeper than C code recurses
         if (key, cls) not in self._other:
@@ -125,8 +166,13 @@ class Storages:
 
     def notes(self) -> list[str]:
         """What the archive holds and the pickle does not speak of."""
-        used = {self.folder + key + self.suffix for key in self._typed}
-        extra = [n for n in self.records.members if n.startswith(self.folder) and n not in used and n != self.folder]
+        folder, members = self.folder, self.records.members
+        used = self._several.keys() | self._typed.keys()
+        held = len(used) - self._absent
+        if ("\n" + "\n".join(members)).count("\n" + folder) == held:  # at least as many as there are
+            return []
+        names = {folder + key + self.suffix for key in used}
+        extra = [n for n in members if n.startswith(folder) and n not in names and n != folder]
         return [f"{len(extra)} storages in the archive belong to no tensor"] if extra else []
 
 

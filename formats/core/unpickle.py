@@ -133,7 +133,7 @@ class _Evaluator(RareOpcodes):
                 elif slot < count:
                     memo[slot] = stack[-1]
                     if step is not None:
-                        step.shared.clear()
+                        step.forget()
                 else:  # slots need not follow each other, though every pickler numbers them so
                     far[slot] = stack[-1]
                     objects += 1

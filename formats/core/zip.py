@@ -6,15 +6,15 @@ could be read in two ways is refused: bytes before or after the archive, names t
 
 from __future__ import annotations
 
-import itertools
 import struct
 import zlib
-from bisect import bisect_right
+from _operator import le  # `operator` without what is written in Python
+from itertools import repeat
 
-from formats.core.buffers import words
 from formats.core.errors import CorruptCheckpoint, LimitExceeded, UnknownFormat, Unsupported
 from formats.core.files import SourceFile
 from formats.core.storage import BytesStorage, Storage, read_all
+from formats.core.zip_entries import SIGNATURE, Entries, column, is_plain, usual_entries
 from formats.core.zip_members import DeflatedMember, Member, StoredMember
 
 TYPE_CHECKING = False
@@ -25,11 +25,10 @@ _END = struct.Struct("<4s4H2LH")
 _END64_PLACE = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
-_CENTRAL_PLACES = struct.Struct("<4s4xH10x2L4H6xL")  # the same entry: flags, sizes, lengths, disk, header
-_CENTRAL_STORED = struct.Struct("<4xH2xL4x3L10xLL")  # … maker, flags and method in one, CRC, sizes, attributes, header
-_CENTRAL_CHECKED = struct.Struct("<8x2H4x3LH")  # the same entry: flags, method, CRC, sizes, length of the name
 _LOCAL = struct.Struct("<4s5H3L2H")
+_LOCAL_USUAL = struct.Struct("<26s2H")  # all but the lengths in one
 _LOCAL_CHECKED = struct.Struct("<4s2x2H4x3L2H")  # without version and time
+_DIGITS = frozenset("0123456789")
 MAX_DIRECTORY = 256 << 20  # bytes of central directory
 # Weights deflate by less than 2 : 1; a large member of nothing but zeros is there to fill a disk.
 BOMB_SIZE, BOMB_RATIO = 256 << 20, 200
@@ -43,7 +42,7 @@ class ZipDirectory:
     def __init__(self, file: SourceFile) -> None:
         self.file = file
         self.path = file.path
-        # name → where in the directory its entry is: 100,000 members as objects would take 50 MB
+        # name → which entry it is: 100,000 members as objects would take 50 MB
         self.members: dict[str, int] = {}
         self.landmarks: list[str] = []  # members whose names do not end in a digit, as those of storages do
         start, length, count = self._find()
@@ -93,15 +92,33 @@ class ZipDirectory:
         return start, length, count
 
     def _parse(self, data: bytes, count: int) -> None:
-        members, landmarks, at, unpack, fixed = self.members, self.landmarks, 0, _CENTRAL_PLACES.unpack_from, _CENTRAL.size
-        length = len(data)
-        starts, stops = words(length // fixed), words(length // fixed)
-        index = 0
+        entries = usual_entries(data, count) or self._one_by_one(data, count)
+        names = entries.names
+        self.members = dict(zip(names, range(count), strict=True))
+        if len(self.members) != count:
+            twice = next(name for ordinal, name in enumerate(names) if self.members[name] != ordinal)
+            raise self._corrupt(f"holds member {twice!r:.100} twice")
+        self.landmarks = [name for name in names if name[-1:] not in _DIGITS]
+        self.entries = entries
+        self.bounds = self._bounds(entries)
+
+    def _one_by_one(self, data: bytes, count: int) -> Entries:
+        names: list[str] = []
+        places: list[int] = []
+        headers: list[int] = []
+        lengths: list[int] = []
+        all_packed: list[int] = []
+        sizes: list[int] = []
+        crcs: list[int] = []
+        plain = bytearray()
+        at, unpack, fixed, length = 0, _CENTRAL.unpack_from, _CENTRAL.size, len(data)
         while at + fixed <= length:
-            signature, flags, packed, size, name_len, extra_len, comment_len, disk, header = unpack(data, at)
-            if signature != b"PK\x01\x02":
+            (signature, made_by, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, disk, _, attributes,
+             header) = unpack(data, at)  # fmt: skip
+            if signature != SIGNATURE:
                 break
-            entry, name_at = at, at + fixed
+            name_at = at + fixed
+            places.append(at)
             at = name_at + name_len + extra_len + comment_len
             if at > length:
                 raise self._corrupt("has a directory that is cut short")
@@ -114,60 +131,59 @@ class ZipDirectory:
                     raise self._corrupt(f"declares {max(header, packed, size)} bytes for member {name!r:.100}")
             if disk:
                 raise self._corrupt(f"places member {name!r:.100} on disk {disk}")
-            if name in members:
-                raise self._corrupt(f"holds member {name!r:.100} twice")
-            members[name] = entry
-            if not raw[-1:].isdigit():
-                landmarks.append(name)
-            starts[index], stops[index] = header, header + 30 + name_len + packed
-            index += 1
-        if at != len(data) or len(members) != count:
-            raise self._corrupt(f"has {len(members)} directory entries in {at} of {len(data)} bytes, where it declares {count}")
-        self._starts = self._in_order(starts[:index], stops[:index])
+            names.append(name)
+            headers.append(header)
+            lengths.append(name_len)
+            all_packed.append(packed)
+            sizes.append(size)
+            crcs.append(crc)
+            plain.append(is_plain(made_by, flags, method, attributes) and packed == size and name[-1:] != "/")
+        if at != length or len(names) != count:
+            raise self._corrupt(f"has {len(names)} directory entries in {at} of {length} bytes, where it declares {count}")
+        return Entries(names, places, lengths, headers, all_packed, sizes, crcs, bytes(plain))
 
-    def _in_order(self, starts: memoryview, stops: memoryview) -> memoryview:
-        """The offsets of all local headers, sorted. Raises where entries overlap or something stands before the first."""
-        last = 0
-        if all(a < b for a, b in itertools.pairwise(starts)):
-            order: Any = range(len(starts))
-        else:
-            order = sorted(range(len(starts)), key=starts.__getitem__)
-        for index in order:
-            if starts[index] < last:
-                name = list(self.members)[index]
-                raise self._corrupt(f"has member {name!r:.100} at byte {starts[index]}, inside what goes on to byte {last}")
-            last = stops[index]
-        if last > self.directory_at:
-            raise self._corrupt(f"has members up to byte {last}, beyond its directory at {self.directory_at}")
-        found = starts
-        if type(order) is list:
-            found = words(len(order))
-            for index, place in enumerate(order):
-                found[index] = starts[place]
-        if len(found) and found[0] != 0:
-            raise self._corrupt(f"has {found[0]} bytes before its first member")
-        return found
+    def _bounds(self, entries: Entries) -> memoryview:
+        """For each entry where what comes after it begins. Raises where entries overlap or something stands before the first."""
+        headers = entries.headers.tolist()
+        stops = [
+            header + length + packed + _LOCAL.size
+            for header, length, packed in zip(headers, entries.lengths, entries.packed, strict=True)
+        ]  # or later: a local header may hold more than its entry tells
+        bounds = [*headers[1:], self.directory_at]
+        if not (headers and headers[0] == 0 and all(map(le, stops, bounds))):  # not in order, or not sound
+            last = 0
+            order = sorted(range(len(headers)), key=headers.__getitem__)
+            for ordinal, following in zip(order, [*order[1:], -1], strict=True):
+                if headers[ordinal] < last:
+                    name = entries.names[ordinal]
+                    raise self._corrupt(
+                        f"has member {name!r:.100} at byte {headers[ordinal]}, inside what goes on to byte {last}"
+                    )
+                last = stops[ordinal]
+                bounds[ordinal] = headers[following] if following >= 0 else self.directory_at
+            if last > self.directory_at:
+                raise self._corrupt(f"has members up to byte {last}, beyond its directory at {self.directory_at}")
+            if order and headers[order[0]] != 0:
+                raise self._corrupt(f"has {headers[order[0]]} bytes before its first member")
+        return column(bounds)
 
     def member(self, name: str) -> Member:
         """The entry called ``name``. Raises `CorruptCheckpoint` where there is none."""
-        at = self.members.get(name)
-        if at is None:
+        ordinal = self.members.get(name)
+        if ordinal is None:
             raise self._corrupt(f"has no member {name!r:.100}, which it refers to")
-        return self.entry(at, name)
+        return self.entry(ordinal)
 
-    def entry(self, at: int, name: str = "") -> Member:
-        (_, made_by, _, flags, method, _, _, crc, packed, size, name_len, extra_len, _, disk, _, attributes, header) = (
-            _CENTRAL.unpack_from(self._data, at)
-        )
-        name_at = at + _CENTRAL.size
-        if packed == 0xFFFFFFFF or size == 0xFFFFFFFF or header == 0xFFFFFFFF or disk == 0xFFFF:
-            extra = self._data[name_at + name_len : name_at + name_len + extra_len]
-            size, packed, header, disk = self._zip64(extra, size, packed, header, disk, name)
+    def entry(self, ordinal: int) -> Member:
+        """The entry with this number in the directory."""
+        entries, at = self.entries, self.entries.at[ordinal]
+        _, made_by, _, flags, method, _, _, crc, _, _, name_len, _, _, _, _, attributes, _ = _CENTRAL.unpack_from(self._data, at)
         # The folder bit of DOS counts whoever made the archive: torch's library (miniz) gives such a member no bytes, and torch what was
         # in its memory.
         mode = 0o040000 if attributes & 0x10 else attributes >> 16 if made_by >> 8 == 3 else 0
-        raw = self._data[name_at : name_at + name_len]
-        return Member(name or raw.decode("utf-8", "replace"), header, packed, size, crc, method, flags, mode, raw, at)
+        raw = self._data[at + _CENTRAL.size : at + _CENTRAL.size + name_len]
+        header, packed, size = entries.headers[ordinal], entries.packed[ordinal], entries.sizes[ordinal]
+        return Member(entries.names[ordinal], header, packed, size, crc, method, flags, mode, raw, ordinal)
 
     def _zip64(self, extra: bytes, size: int, packed: int, header: int, disk: int, name: str) -> tuple[int, int, int, int]:
         at = 0
@@ -208,13 +224,9 @@ class ZipDirectory:
     # -- the members ---------------------------------------------------------------------------------------------------------------
     def storage(self, name: str, location: str = "cpu") -> Storage:
         """The bytes of member ``name``; nothing is read until they are asked for."""
-        at = self.members.get(name)
-        if at is not None:
-            made_by, packing, crc, packed, size, attributes, header = _CENTRAL_STORED.unpack_from(self._data, at)
-            # No method or flag that changes the bytes; no Unix mode, or a regular file's; and not a folder by DOS's bit.
-            plain = not attributes or ((made_by >> 8 != 3 or attributes >> 28 in (0, 0o10)) and not attributes & 0x10)
-            if not packing & 0xFFFF2041 and plain and packed == size < 0xFFFFFFFF > header and name[-1:] != "/":
-                return StoredMember(self, at, crc, header, size, location)
+        ordinal = self.members.get(name)
+        if ordinal is not None and self.entries.plain[ordinal]:
+            return StoredMember(self, ordinal, self.entries.sizes[ordinal], location)
         member = self.member(name)
         if name.endswith("/") or member.mode & 0o170000 not in (0, 0o100000):
             raise self._corrupt(f"has member {name!r:.100} that is no plain file")
@@ -227,7 +239,7 @@ class ZipDirectory:
         if member.method == STORED:
             if member.packed != member.size:
                 raise self._corrupt(f"stores member {name!r:.100} in {member.packed} bytes and declares {member.size}")
-            return StoredMember(self, member.entry, member.crc, member.header, member.size, location)
+            return StoredMember(self, member.ordinal, member.size, location)
         if member.method == DEFLATED:
             # deflate cannot do better than 1032 : 1
             if member.size > member.packed * 1032 + 1024:
@@ -245,6 +257,17 @@ class ZipDirectory:
             path=self.file.path,
         )
 
+    def stored(self, names: list[str], locations: list[str]) -> list[StoredMember] | None:
+        """What `storage` gives for each of ``names``; None where any is missing or no plain range of the file."""
+        entries = self.entries
+        try:
+            ordinals = [self.members[name] for name in names]
+        except KeyError:
+            return None
+        if not all(map(entries.plain.__getitem__, ordinals)):
+            return None
+        return list(map(StoredMember, repeat(self), ordinals, map(entries.sizes.__getitem__, ordinals), locations))
+
     def read(self, name: str, limit: int) -> bytes:
         """All bytes of a small member, CRC checked. Raises `LimitExceeded` over ``limit`` bytes."""
         storage = self.storage(name)
@@ -258,35 +281,26 @@ class ZipDirectory:
             raise self._corrupt(f"has member {name!r:.100} with CRC-32 {zlib.crc32(data):08x}, expected {crc:08x}")
         return data
 
-    def following(self, header: int) -> int:
-        """Where what comes after the member with its local header at byte ``header`` begins."""
-        index = bisect_right(self._starts, header)
-        return self._starts[index] if index < len(self._starts) else self.directory_at
-
-    def data_start(
-        self, entry: int, header: int, raw: bytes | bytearray | memoryview | None = None, at: int = 0, bound: int = -1
-    ) -> int:
-        """Byte offset of the data of the member ``entry``, from its local header at ``header``, which must agree with the directory.
+    def data_start(self, ordinal: int, raw: bytes | bytearray | None = None, at: int = 0, bound: int = -1) -> int:
+        """Byte offset of an entry's data, from its local header, which must agree with the directory.
 
         ``raw[at:]`` is what stands there, if it has been read already, and ``bound`` where the next member begins, if that is known.
         """
-        flags, method, crc, packed, size, name_len = _CENTRAL_CHECKED.unpack_from(self._data, entry)
+        entries = self.entries
+        entry, header, length = entries.at[ordinal], entries.headers[ordinal], entries.lengths[ordinal]
         if raw is None:
-            raw, at = self.file.read(header, _LOCAL.size + name_len), 0
-        found = _LOCAL_CHECKED.unpack_from(raw, at)
-        name_at = at + _LOCAL.size
-        name = self._data[entry + _CENTRAL.size : entry + _CENTRAL.size + name_len]
-        extra_len = found[7]
-        # As torch writes them: sizes here too, or none because they follow the data.
-        usual = found[:7] == (b"PK\3\4", flags, method, crc, packed, size, name_len) or found[:7] == (
-            b"PK\3\4", flags | 8, method, 0, 0, 0, name_len,
-        )  # fmt: skip
-        if not usual or packed == 0xFFFFFFFF or raw[name_at : name_at + name_len] != name:
-            self._compare(self.entry(entry), found, bytes(raw[name_at : name_at + name_len]))
-            packed = self.entry(entry).packed
-        start: int = header + _LOCAL.size + name_len + extra_len
-        if start + packed > (self.following(header) if bound < 0 else bound):
-            raise self._corrupt(f"has member {self.entry(entry).name!r:.100} running into the next one")
+            raw, at = self.file.read(header, _LOCAL.size + length), 0
+        begin, name_len, extra_len = _LOCAL_USUAL.unpack_from(raw, at)
+        data, name_at = self._data, entry + _CENTRAL.size
+        # As torch has it, sizes and CRC-32 behind the data, or all that the directory says: byte for byte.
+        usual = begin == entries.begin or (begin[:4] == b"PK\3\4" and raw.startswith(data[entry + 6 : entry + 28], at + 4))
+        if not usual or name_len != length or not raw.startswith(data[name_at : name_at + length], at + _LOCAL.size):
+            name_at = at + _LOCAL.size
+            found = _LOCAL_CHECKED.unpack_from(raw, at)
+            self._compare(self.entry(ordinal), found, bytes(raw[name_at : name_at + name_len]))
+        start: int = header + _LOCAL.size + length + extra_len
+        if start + entries.packed[ordinal] > (self.bounds[ordinal] if bound < 0 else bound):
+            raise self._corrupt(f"has member {entries.names[ordinal]!r:.100} running into the next one")
         return start
 
     def _compare(self, member: Member, found: tuple[Any, ...], raw_name: bytes) -> None:

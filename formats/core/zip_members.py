@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class Member:
     """One entry: ``header`` is the byte offset of its local header, sizes are in bytes, ``mode`` the Unix file mode or 0.
 
-    ``entry`` is its byte offset in the directory.
+    ``ordinal`` is its number in the directory.
     """
 
-    __slots__ = ("crc", "entry", "flags", "header", "method", "mode", "name", "packed", "raw_name", "size")
+    __slots__ = ("crc", "flags", "header", "method", "mode", "name", "ordinal", "packed", "raw_name", "size")
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Member:
         flags: int,
         mode: int,
         raw_name: bytes,
-        entry: int,
+        ordinal: int,
     ) -> None:
         self.name = name
         self.header = header
@@ -44,48 +44,47 @@ class Member:
         self.flags = flags
         self.mode = mode
         self.raw_name = raw_name
-        self.entry = entry
+        self.ordinal = ordinal
 
 
 class StoredMember:
     """An entry kept as it is: a plain range of the file, found when first used."""
 
-    __slots__ = ("_start", "archive", "crc", "entry", "header", "location", "nbytes")
+    __slots__ = ("_start", "archive", "location", "nbytes", "ordinal")
 
-    def __init__(self, archive: ZipDirectory, entry: int, crc: int, header: int, nbytes: int, location: str) -> None:
+    def __init__(self, archive: ZipDirectory, ordinal: int, nbytes: int, location: str) -> None:
         self.archive = archive
-        self.entry = entry
-        self.crc = crc
-        self.header = header
+        self.ordinal = ordinal
         self.location = location
         self.nbytes = nbytes
         self._start = -1
 
     def order(self) -> tuple[SourceFile, int]:
         """About where the bytes are, without a read: for visiting many storages in the file's order."""
-        return self.archive.file, self.header
+        return self.archive.file, self.archive.entries.headers[self.ordinal]
 
     def lead(self) -> tuple[SourceFile, int, int] | None:
         """(file, offset, bytes at most) of the local header, where it has not been looked at: to be read with the data behind it."""
         if self._start >= 0:
             return None
-        length = self.archive.following(self.header) - self.header - self.nbytes
-        return (self.archive.file, self.header, length) if length > 0 else None
+        archive, ordinal = self.archive, self.ordinal
+        header = archive.entries.headers[ordinal]
+        return archive.file, header, archive.bounds[ordinal] - header - self.nbytes
 
-    def settle(self, raw: bytearray | memoryview, at: int, bound: int) -> int:
+    def settle(self, raw: bytes | bytearray, at: int, bound: int) -> int:
         """Take the local header from ``raw[at:]``; where in ``raw`` the data begin. ``bound`` is where in the file `lead` ends the data."""
-        start = self.archive.data_start(self.entry, self.header, raw, at, bound)
-        self._start = start
-        return start - self.header + at
+        archive, ordinal = self.archive, self.ordinal
+        self._start = start = archive.data_start(ordinal, raw, at, bound)
+        return start - archive.entries.headers[ordinal] + at
 
     def plain_span(self) -> tuple[SourceFile, int]:
         if self._start < 0:
-            self._start = self.archive.data_start(self.entry, self.header)
+            self._start = self.archive.data_start(self.ordinal)
         return self.archive.file, self._start
 
     def stored_crc(self) -> int | None:
         """The CRC-32 that the archive gives for all bytes; None where the writer left it out (0)."""
-        return self.crc or None
+        return self.archive.entries.crcs[self.ordinal] or None
 
     def chunks(self, start: int, stop: int) -> Iterator[memoryview]:
         file, at = self.plain_span()
@@ -131,7 +130,7 @@ class _Inflater:
         self.archive = archive
         self.member = member
         self.inflate = zlib.decompressobj(-15)
-        self.source = archive.file.pieces(archive.data_start(member.entry, member.header), member.packed)
+        self.source = archive.file.pieces(archive.data_start(member.ordinal), member.packed)
         self.waiting = b""
         self.at = 0
         self.crc = 0

@@ -9,7 +9,6 @@ from convert import packed_params
 from convert.modules import module_fields, state_dict_of
 from formats.core.checkpoint import Checkpoint, Ordered, Record, StateDict
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
-from formats.core.pattern import pattern
 from formats.core.record import record
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 
@@ -18,13 +17,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-# Names, in lower case, that a part of a checkpoint is known by when it is not the model.
-_NOT_MODEL = pattern(
-    r"(?:^|[_\-/ ])(?:optim\w*|opt|opts|sched\w*|scaler|grad_?scaler|amp|apex|rng|random|criterion|loss\w*|metric\w*|meter\w*|"
-    r"callbacks?|loops?|hyper\w*|hparams|args?|cfg|config\w*|settings|history|hist|logs?|stats|loader|sampler|dataset|"
-    r"constants)(?:$|[_\-/ ])|^lr$"
+# Words, in lower case, that the name of a part has when it is not the model, and what such words begin with. Patterns would say the same;
+# loading `re` and compiling them takes a quarter of the start of a conversion.
+_OTHER = frozenset(
+    [
+        *(
+            "opt",
+            "opts",
+            "scaler",
+            "gradscaler",
+            "amp",
+            "apex",
+            "rng",
+            "random",
+            "criterion",
+            "callback",
+            "callbacks",
+            "loop",
+            "loops",
+        ),
+        *("hparams", "arg", "args", "cfg", "settings", "history", "hist", "log", "logs", "stats", "loader", "sampler", "dataset"),
+        "constants",
+    ]
 )
-EMA = pattern(r"(?:^|[_\-. ])(?:ema\d*|averaged?|avg|swa|shadow|polyak)(?:$|[_\-. ])")
+_OTHER_STEMS = ("optim", "sched", "loss", "metric", "meter", "hyper", "config")
+_AVERAGED = frozenset(("ema", "average", "averaged", "avg", "swa", "shadow", "polyak"))
 MAX_NAMES = 100_000_000  # characters of all names: as many as a safetensors header may have
 MAX_CONTAINERS = 300_000  # visited for one state dict; containers shared many times over multiply
 # What optimizers keep for each parameter (torch.optim, and apex and fairseq beside it).
@@ -35,7 +52,7 @@ _MOMENTS = frozenset(
         *("exp_avg_sq_row", "exp_avg_sq_col"),
     ]
 )
-_WEIGHT_LIKE = pattern(r"^(?:weight|bias|kernel|w|b|weights?_\w+|bias_\w+|running_(?:mean|var)|embedding\w*)\d*$")
+_WEIGHTS = frozenset(("weight", "bias", "kernel", "w", "b", "running_mean", "running_var"))
 
 
 BY_NAME = "tensors by name"
@@ -109,8 +126,34 @@ def join(path: str, key: Any) -> str:
     return (f"{path}.{key}" if path else str(key)) if len(path) < 2000 and isinstance(key, (str, int)) else path
 
 
+def _words(name: str, *between: str) -> list[str]:
+    for separator in between:
+        name = name.replace(separator, "_")
+    return name.split("_")
+
+
+def is_other(name: str) -> bool:
+    """Whether ``name``, in lower case, is that of something that is no model: optimizer, loss, settings …"""
+    return name == "lr" or any(
+        word in _OTHER or (word.startswith(_OTHER_STEMS) and word.isalnum()) for word in _words(name, "-", "/", " ")
+    )
+
+
+def is_average(path: str) -> bool:
+    """Whether ``path``, in lower case, is that of an average of the model's weights over time."""
+    return any(word in _AVERAGED or (word.startswith("ema") and word[3:].isdecimal()) for word in _words(path, "-", ".", " "))
+
+
+def is_weight(name: str) -> bool:
+    """Whether ``name`` is what parameters are called in a model of one layer."""
+    if name.rstrip("0123456789") in _WEIGHTS:
+        return True
+    begins = name.startswith("embedding") or (name.startswith(("weight_", "weights_", "bias_")) and name.partition("_")[2] != "")
+    return begins and name.replace("_", "").isalnum()
+
+
 def _skipped(key: Any, node: Any) -> bool:
-    return (isinstance(key, str) and _NOT_MODEL.search(key.lower()) is not None) or is_optimizer(node)
+    return (isinstance(key, str) and is_other(key.lower())) or is_optimizer(node)
 
 
 def is_optimizer(node: Any) -> bool:
@@ -134,7 +177,7 @@ def candidates(checkpoint: Checkpoint) -> list[Candidate]:
         if len(best) != 1 or (everything and everything[0].tensors > best[0].tensors):
             best = everything or best
     for candidate in best:
-        if candidate.path and EMA.search(candidate.path.lower()):
+        if is_average(candidate.path.lower()):
             candidate.role = "ema"
     return best
 
@@ -174,14 +217,14 @@ def _judge(path: str, node: Any, results: dict[int, list[Candidate]]) -> list[Ca
     below: list[Candidate] = []
     taken: set[int] = set()
     if is_flat(node):
-        weighty = any("." in name or _WEIGHT_LIKE.search(name) for name in node)
+        weighty = any("." in name or is_weight(name) for name in node)
         why = "state dict" if weighty or _is_state_dict(node) else BY_NAME
         return [Candidate(path, "state dict", len(node), sum([tensor.nbytes for tensor in node.values()]), why, node)]
     for name, child in entries(node):
         if type(child) is TensorView or type(child) is CompositeTensor:
             direct += 1
             nbytes += child.nbytes
-            weighty += isinstance(name, str) and ("." in name or _WEIGHT_LIKE.search(name) is not None)
+            weighty += isinstance(name, str) and ("." in name or is_weight(name))
         elif id(child) in results and id(child) not in taken:
             taken.add(id(child))
             below.extend(results[id(child)])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from formats.core.checkpoint import Global, Ordered, Record, walk
 from formats.core.tensor import CompositeTensor, TensorView
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _PLAIN = (dict, Ordered, list, tuple, TensorView, CompositeTensor)
 

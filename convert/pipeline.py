@@ -12,6 +12,7 @@ from convert.progress import steps
 from convert.report import Failure, Report, Result
 from formats import registry
 from formats.core.checkpoint import Checkpoint
+from formats.core.composites import REST
 from formats.core.errors import CheckpointError, OutputError, SystemIOError, UsageError
 from formats.core.files import located
 from formats.core.protocol import Format
@@ -191,7 +192,7 @@ def _planned(checkpoint: Checkpoint, base: Path, job: Job, result: Result, keys:
     writer = registry.writer(job.to, job.writer_options())
     if job.keys is not None and job.keys.into is not None:
         job = changed(job, keep="none")  # what stands beside the pretrained weights is not the new model's
-    as_it_was = keys is None and job.dtype is None and not job.dequantize
+    as_it_was = keys is None and job.dtype is None and not job.dequantize and REST in checkpoint.metadata.get("__metadata__", ())
     if as_it_was and (job.keep == "all" or (writer.CAPABILITIES.extras and job.keep != "none")):
         from convert.rest import restored
 

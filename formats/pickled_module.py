@@ -7,9 +7,6 @@ Source: ``torch.storage.TypedStorage.__reduce__`` and ``_load_from_bytes``: each
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from formats.core.checkpoint import Checkpoint, Global, Record, walk
 from formats.core.errors import CheckpointError, CorruptCheckpoint, UnknownFormat
 from formats.core.files import SourceFile, opened
@@ -23,6 +20,11 @@ from formats.core.storage import BytesStorage, Storage
 from formats.core.subfile import SubFile
 from formats.core.tensor import CompositeTensor, TensorView
 from formats.core.unpickle import Truncated, unpickle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
 
 _HEADS = (b"\x80", b"(", b"c", b"]", b"}")
 _NESTED = "torch.storage._load_from_bytes"

@@ -6,15 +6,17 @@ By custom only: PyTorch's ImageNet example saves ``{'epoch': …, 'arch': …, '
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from formats.core.checkpoint import Content, Ordered
 from formats.core.dtype import BY_NAME
 from formats.core.errors import Unsupported
 from formats.core.layout import Layout
 from formats.core.protocol import Capabilities
 from formats.core.zip_layout import torch_archive
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 MODEL_KEY = "state_dict"
 CAPABILITIES = Capabilities(dtypes=frozenset(BY_NAME), ties=True, strides=True, composites=True, extras=True)

@@ -10,8 +10,6 @@ The system pickle says the writer's byte order, but every release wrote the data
 from __future__ import annotations
 
 import struct
-from pathlib import Path
-from typing import Any
 
 from formats.core.checkpoint import Checkpoint, Global
 from formats.core.dtype import UINT8, DType
@@ -22,6 +20,11 @@ from formats.core.probe import Probe
 from formats.core.protocol import Match
 from formats.core.rebuild import Rebuilt, TypedStorage, storage_dtype
 from formats.core.storage import FileSpan, Window
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

@@ -7,14 +7,16 @@ float8, …) are refused by name, as torch itself cannot load such a file. Nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from formats.core.checkpoint import Content, Ordered
 from formats.core.dtype import BY_STORAGE
 from formats.core.layout import Layout
 from formats.core.legacy_layout import legacy_file
 from formats.core.protocol import Capabilities
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 CAPABILITIES = Capabilities(
     dtypes=frozenset(dtype.name for dtype in BY_STORAGE.values()), ties=True, strides=True, composites=True

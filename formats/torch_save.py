@@ -5,14 +5,16 @@ Source: ``torch.serialization._save``. Unlike torch's own, the same content give
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from formats.core.checkpoint import Content, Ordered, StateDict
 from formats.core.dtype import BY_NAME
 from formats.core.layout import Layout
 from formats.core.protocol import Capabilities
 from formats.core.zip_layout import torch_archive
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 CAPABILITIES = Capabilities(dtypes=frozenset(BY_NAME), ties=True, strides=True, composites=True)
 

@@ -29,8 +29,10 @@ SLOW = {
     "argparse",
     "collections",
     "contextlib",
+    "dataclasses",
     "enum",
     "functools",
+    "inspect",
     "json",
     "pathlib",
     "re",
@@ -82,8 +84,24 @@ def test_a_conversion_loads_nothing_heavy(name: str, target: str, tmp_path: Path
     assert (tmp_path / f"out.{target}").stat().st_size > 0
 
 
-def test_a_plain_conversion_starts_fast(tmp_path: Path) -> None:
-    arguments = [str(SOURCE / "bilstm_sd_zip.pt"), "--to", "safetensors", "-o", str(tmp_path / "out.safetensors")]
+@pytest.mark.parametrize("target", ["safetensors", "pth", "pth.tar"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bilstm_sd_zip.pt",
+        "bilstm_sd_legacy.pt",
+        "tinynet_full_custom_zip.pt",
+        "tinynet_train_numpy_namespace_zip.ckpt",
+        "safetensors",
+    ],
+)
+def test_a_plain_conversion_starts_fast(name: str, target: str, tmp_path: Path) -> None:
+    source = SOURCE / name
+    if name == "safetensors":
+        source = tmp_path / "in.safetensors"
+        header = b'{"__metadata__":{"of":"\\"us\\""},"a.b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+        source.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    arguments = [str(source), "--to", target, "-o", str(tmp_path / f"out.{target}")]
     script = f"""
 import sys
 before = set(sys.modules)

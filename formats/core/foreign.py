@@ -7,13 +7,17 @@ pickle refers to, `_NAMES` by a file's name where the content says nothing.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable
-from pathlib import Path
 
 from formats.core.errors import CheckpointError, UnknownFormat
+from formats.core.pattern import pattern
 from formats.core.probe import Probe
 from formats.core.truncation import truncated_zip
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Iterable
+    from pathlib import Path
 
 _AGAIN = "the download or the copy failed: fetch it again"
 _UNPACK = "unpack it first"
@@ -72,27 +76,27 @@ _HEADS: tuple[tuple[int, bytes, str, str | None], ...] = (
 
 # Matched at the beginning of the text, white space skipped, in lower case.
 _TEXTS: tuple[tuple[re.Pattern[bytes], str, str | None], ...] = (
-    (re.compile(rb"<\?xml[^>]*>\s*<net\b"), "is an OpenVINO network description (.xml); its weights are beside it", _TORCH),
-    (re.compile(rb"<\?xml"), "is an XML document, not the file (many stores answer so when they refuse)", _AGAIN),
-    (re.compile(rb"<(?:!doctype|html|head|body|!--)"), "is a web page, not the file", _AGAIN),
-    (re.compile(rb"model_checkpoint_path:"), "is TensorFlow's note of which checkpoint is the latest", _TORCH),
-    (re.compile(rb'\{\s*"(?:error|message|code|detail)"'), "is an error message of a web service, not the file", _AGAIN),
-    (re.compile(rb'\{\s*"(?:learner|version)"\s*:\s*[\[{]'), "is an XGBoost model in JSON", None),
-    (re.compile(rb"[\[{]\s*[\"\]}\[{]"), "is a JSON document", None),
-    (re.compile(rb"tree\s*\nversion=v"), "is a LightGBM model", None),
-    (re.compile(rb"7767517\s"), "is an NCNN network description (.param); its weights are beside it", None),
-    (re.compile(rb"(?:#!|import |from \w+ import |\"\"\")"), "is a program text, not the file", None),
+    (pattern(rb"<\?xml[^>]*>\s*<net\b"), "is an OpenVINO network description (.xml); its weights are beside it", _TORCH),
+    (pattern(rb"<\?xml"), "is an XML document, not the file (many stores answer so when they refuse)", _AGAIN),
+    (pattern(rb"<(?:!doctype|html|head|body|!--)"), "is a web page, not the file", _AGAIN),
+    (pattern(rb"model_checkpoint_path:"), "is TensorFlow's note of which checkpoint is the latest", _TORCH),
+    (pattern(rb'\{\s*"(?:error|message|code|detail)"'), "is an error message of a web service, not the file", _AGAIN),
+    (pattern(rb'\{\s*"(?:learner|version)"\s*:\s*[\[{]'), "is an XGBoost model in JSON", None),
+    (pattern(rb"[\[{]\s*[\"\]}\[{]"), "is a JSON document", None),
+    (pattern(rb"tree\s*\nversion=v"), "is a LightGBM model", None),
+    (pattern(rb"7767517\s"), "is an NCNN network description (.param); its weights are beside it", None),
+    (pattern(rb"(?:#!|import |from \w+ import |\"\"\")"), "is a program text, not the file", None),
 )
 
 # (pattern of member names, what the archive is, what to do): the first that any member matches
 _ZIP_MEMBERS: tuple[tuple[re.Pattern[str], str, str | None], ...] = (
-    (re.compile(r"(?:^|/)model\.weights\.h5$"), "is a Keras model (.keras)", _TORCH),
-    (re.compile(r"(?:^|/)saved_model\.pb$"), "is an archive of a TensorFlow SavedModel", _TORCH),
-    (re.compile(r"\.mlmodel$|(?:^|/)weights/weight\.bin$"), "is an archive of a CoreML model", _TORCH),
-    (re.compile(r"^word/|^xl/|^ppt/"), "is an Office document", None),
-    (re.compile(r"^META-INF/MANIFEST\.MF$"), "is a Java archive", None),
-    (re.compile(r"\.dist-info/METADATA$"), "is a Python wheel", "install it, or name the checkpoint inside"),
-    (re.compile(r"\.npy$"), "is a ZIP archive with NumPy arrays among other things", None),
+    (pattern(r"(?:^|/)model\.weights\.h5$"), "is a Keras model (.keras)", _TORCH),
+    (pattern(r"(?:^|/)saved_model\.pb$"), "is an archive of a TensorFlow SavedModel", _TORCH),
+    (pattern(r"\.mlmodel$|(?:^|/)weights/weight\.bin$"), "is an archive of a CoreML model", _TORCH),
+    (pattern(r"^word/|^xl/|^ppt/"), "is an Office document", None),
+    (pattern(r"^META-INF/MANIFEST\.MF$"), "is a Java archive", None),
+    (pattern(r"\.dist-info/METADATA$"), "is a Python wheel", "install it, or name the checkpoint inside"),
+    (pattern(r"\.npy$"), "is a ZIP archive with NumPy arrays among other things", None),
 )
 
 # (package, what a pickle is that refers to it), most telling first
@@ -119,17 +123,17 @@ _PACKAGES: tuple[tuple[str, str], ...] = (
 )
 
 _NAMES: tuple[tuple[re.Pattern[str], str, str | None], ...] = (
-    (re.compile(r"\.data-\d{5}-of-\d{5}$"), "is a part of a TensorFlow checkpoint", _TORCH),
-    (re.compile(r"\.pb$"), "is a TensorFlow graph", _TORCH),
-    (re.compile(r"\.mlmodel$"), "is a CoreML model", _TORCH),
-    (re.compile(r"\.caffemodel$"), "is a Caffe model", _TORCH),
-    (re.compile(r"\.msgpack$"), "is a Flax checkpoint", _TORCH),
-    (re.compile(r"\.pdiparams$|\.pdmodel$"), "is a Paddle inference model", _TORCH),
-    (re.compile(r"\.weights$"), "is a Darknet weights file", None),
+    (pattern(r"\.data-\d{5}-of-\d{5}$"), "is a part of a TensorFlow checkpoint", _TORCH),
+    (pattern(r"\.pb$"), "is a TensorFlow graph", _TORCH),
+    (pattern(r"\.mlmodel$"), "is a CoreML model", _TORCH),
+    (pattern(r"\.caffemodel$"), "is a Caffe model", _TORCH),
+    (pattern(r"\.msgpack$"), "is a Flax checkpoint", _TORCH),
+    (pattern(r"\.pdiparams$|\.pdmodel$"), "is a Paddle inference model", _TORCH),
+    (pattern(r"\.weights$"), "is a Darknet weights file", None),
 )
 
 # The first node of a TensorFlow graph: field 1, its name (field 1), its operation (field 2).
-_GRAPH = re.compile(rb"\n[\x00-\xff]{1,3}\n.[\w/:.\-]{1,80}\x12.(?:Placeholder|Const|Variable|VarHandleOp|NoOp)", re.DOTALL)
+_GRAPH = pattern(rb"(?s)\n[\x00-\xff]{1,3}\n.[\w/:.\-]{1,80}\x12.(?:Placeholder|Const|Variable|VarHandleOp|NoOp)")
 _TABLE_END = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # leveldb's table magic, which TensorFlow's .index files end with
 _FOLDERS: tuple[tuple[str, str], ...] = (
     ("saved_model.pb", "is a TensorFlow SavedModel"),
@@ -166,8 +170,8 @@ def _recognise(probe: Probe) -> CheckpointError:
         if whose is not None:
             return UnknownFormat(f"is a pickle of {whose}, with data that no pickle has (joblib writes so)", hint=_TORCH)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:512].lower()
-    for pattern, what, hint in _TEXTS:
-        if pattern.match(text):
+    for form, what, hint in _TEXTS:
+        if form.match(text):
             return UnknownFormat(what, hint=hint)
     if _GRAPH.match(head):
         return UnknownFormat("is a frozen TensorFlow graph", hint=_TORCH)
@@ -199,8 +203,8 @@ def _zip(probe: Probe) -> CheckpointError:
         return UnknownFormat("is a ZIP archive without members", hint=_AGAIN)
     if any(archive.member(name).flags & 1 for name in archive.members):
         return UnknownFormat("is a ZIP archive with a password", hint="unpack it with its password first")
-    for pattern, what, hint in _ZIP_MEMBERS:
-        if any(pattern.search(name) for name in archive.members):
+    for form, what, hint in _ZIP_MEMBERS:
+        if any(form.search(name) for name in archive.members):
             return UnknownFormat(what, hint=hint)
     count = sum(name == "data.pkl" or name.endswith("/data.pkl") for name in archive.members)
     if count > 1:
@@ -242,6 +246,8 @@ def plain_pickle(names: Iterable[str], root: str) -> CheckpointError:
 
 def named_in(head: bytes) -> str | None:
     """Whose pickle it is, from names in its first bytes, for what cannot be evaluated to its end (joblib puts arrays inside)."""
+    import re
+
     for package, what in _PACKAGES:
         if re.search(rb"(?:^|[^a-zA-Z_.])%b(?:\.[\w.]+|\n\w+\n)" % package.encode(), head):
             return what

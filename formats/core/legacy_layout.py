@@ -6,10 +6,12 @@ storages), then for each key an int64 count of elements and the little-endian by
 
 from __future__ import annotations
 
-from typing import Any
-
 from formats.core.layout import Data, Layout, Literal
 from formats.core.pickling import pickle_tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from formats.core import dtype as dtypes
 from formats.core.checkpoint import Global, Latin1, Record
 from formats.core.dtype import DType
 from formats.core.storage import BytesStorage, Storage, Swapped
 from formats.core.tensor import TensorView
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

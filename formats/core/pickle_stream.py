@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
 from formats.core.files import SourceFile
 from formats.core.inert import LIMITS
 from formats.core.unpickle import Truncated, Unpickled, unpickle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class PickleStream:

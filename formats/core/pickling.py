@@ -7,9 +7,6 @@ CPython's pickler on torch's objects (``torch.Tensor.__reduce_ex__``, ``torch._u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-
 from formats.core.checkpoint import Global, Latin1, Ordered, Record
 from formats.core.dtype import by_name
 from formats.core.errors import Unsupported
@@ -19,6 +16,11 @@ from formats.core.rebuild import TypedStorage
 from formats.core.record import made, record
 from formats.core.storage_table import Slot, StorageTable
 from formats.core.tensor import CompositeTensor, TensorView, row_major
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, TypeAlias
 
 PARTS = 10_000  # opcodes held before they are joined
 BATCH = 1000  # items to one SETITEMS or APPENDS, as CPython's pickler has it
@@ -34,7 +36,7 @@ _SCHEMES = frozenset(
                                  "per_channel_affine_float_qparams", "sparse_coo", "strided")
 )  # fmt: skip
 
-Frame = Iterator[Any]
+Frame: TypeAlias = "Iterator[Any]"
 
 
 @record

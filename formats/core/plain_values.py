@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 from formats.core.checkpoint import Global, Latin1, Record
 from formats.core.numpy_record import numpy_dtype, numpy_tensor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _SCALARS = frozenset({"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"})
 _CODES = {

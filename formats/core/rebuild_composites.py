@@ -5,14 +5,16 @@ The argument orders are those of ``torch._utils`` (torch 0.4 to 2.13).
 
 from __future__ import annotations
 
-from typing import Any
-
 from formats.core import dtype as dtypes
 from formats.core.checkpoint import Global, Record
 from formats.core.errors import CorruptCheckpoint, Unsupported
 from formats.core.numpy_record import numpy_tensor
 from formats.core.rebuild import count, dtype_of, sizes, typed_storage
 from formats.core.tensor import CompositeTensor, TensorView, row_major
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def _layout(value: Any) -> str:

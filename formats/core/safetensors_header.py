@@ -6,29 +6,29 @@ defines is a flat list of entries, so memory stays near the header's size and ti
 
 from __future__ import annotations
 
-import json
-import re
-from typing import Any
-
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
+from formats.core.pattern import pattern
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_TENSORS = 200_000
 MAX_METADATA = 16 << 20  # bytes of text under __metadata__
 
-_SPACE = re.compile(rb"[ \t\n\r]*")
-_PLAIN_TEXT = re.compile(rb'"([^"\\\x00-\x1f]*)"')
-_COLON = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
+# What writers in use have between the parts of a header is compact. Other orders and spacing take patterns, whose compiling takes longer
+# than the header of a usual model.
+_SPACES = b" \t\n\r"
+_SPACE = pattern(rb"[ \t\n\r]*")
+_COLON = pattern(rb"[ \t\n\r]*:[ \t\n\r]*")
 _NUMBER = rb"(?:0|[1-9][0-9]{0,19})"
-# What every writer in use writes for one tensor; other orders and spacing take the slower way.
-_USUAL = re.compile(
-    rb'\{"dtype": ?"([A-Z0-9_]{1,16})", ?"shape": ?\[((?:%b(?:, ?%b)*+)?+)\], ?"data_offsets": ?\[(%b), ?(%b)\]\}'
-    % (_NUMBER, _NUMBER, _NUMBER, _NUMBER)
-)
-_FIELD = re.compile(
+_FIELD = pattern(
     rb'[ \t\n\r]*"(dtype|shape|data_offsets)"[ \t\n\r]*:[ \t\n\r]*'
     rb'(?:"([A-Z0-9_]{1,16})"|\[([0-9, \t\n\r]*+)\])[ \t\n\r]*'
 )
-_LIST = re.compile(rb"[ \t\n\r]*%b[ \t\n\r]*(?:,[ \t\n\r]*%b[ \t\n\r]*)*+" % (_NUMBER, _NUMBER))
+_LIST = pattern(rb"[ \t\n\r]*%b[ \t\n\r]*(?:,[ \t\n\r]*%b[ \t\n\r]*)*+" % (_NUMBER, _NUMBER))
+_OF_DTYPES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
+_USUAL = 1 << 10  # bytes of a usual entry, at most
 
 Entry = tuple[str, tuple[int, ...], int, int]  # dtype, shape, and the range of bytes after the header
 
@@ -49,8 +49,11 @@ class Header:
         self.at = 1
         if not self._closes(b"}"):
             while True:
-                self._entry()
-                if not self._goes_on():
+                if not self._usual():
+                    self._entry()
+                if self.text.startswith(b',"', self.at):
+                    self.at += 1
+                elif not self._goes_on():
                     break
         if self.text[self.at :].strip(b" \t\n\r"):
             raise CorruptCheckpoint(f"safetensors header goes on after its end at byte {self.at}")
@@ -62,17 +65,40 @@ class Header:
                 raise CorruptCheckpoint("safetensors header has __metadata__ twice")
             self.metadata = self._metadata()
             return
+        self._add(name, self._unusual(name))
+
+    def _add(self, name: str, entry: Entry) -> None:
         if name in self.tensors:
             raise CorruptCheckpoint(f"safetensors header has tensor {name!r:.200} twice")
         if len(self.tensors) >= MAX_TENSORS:
             raise LimitExceeded(f"safetensors header with more than {MAX_TENSORS} tensors")
-        found = _USUAL.match(self.text, self.at)
-        if found is None:
-            self.tensors[name] = self._unusual(name)
-            return
-        self.at = found.end()
-        dtype, shape, begin, end = found.groups()
-        self.tensors[name] = dtype.decode("ascii"), self._shape(shape), int(begin), int(end)
+        self.tensors[name] = entry
+
+    def _usual(self) -> bool:
+        """Take an entry as every writer in use writes it, compact and in this order; False, and nothing done, where it is anything else."""
+        end = self.text.find(b"]}", self.at, self.at + _USUAL)
+        name, _, rest = self.text[self.at : end].partition(b'":{"dtype":"')
+        dtype, _, rest = rest.partition(b'","shape":[')
+        raw, _, rest = rest.partition(b'],"data_offsets":[')
+        begin, comma, stop = rest.partition(b",")  # a part that is missing leaves nothing for the others
+        if end < 0 or not comma or not (_is_number(begin) and _is_number(stop)):
+            return False
+        if name.rfind(b'"') != 0 or b"\\" in name or min(name) < 0x20 or not dtype or dtype.translate(None, _OF_DTYPES):
+            return False
+        shape = self.shapes.get(raw)
+        if shape is None:
+            if raw and not all(map(_is_number, raw.split(b","))):
+                return False
+            shape = self._shape(raw)
+        try:
+            key = str(name[1:], "utf-8")
+        except UnicodeDecodeError:  # said by `_text`
+            return False
+        if key == "__metadata__":
+            return False
+        self.at = end + 2
+        self._add(key, (str(dtype, "ascii"), shape, int(begin), int(stop)))
+        return True
 
     def _unusual(self, name: str) -> Entry:
         """An entry in any order and spacing that JSON allows, of exactly the three fields."""
@@ -135,6 +161,9 @@ class Header:
     def _name(self) -> str:
         self._skip()
         name = self._text("key")
+        if self.text.startswith((b":{", b':"'), self.at):
+            self.at += 1
+            return name
         found = _COLON.match(self.text, self.at)
         if found is None:
             raise CorruptCheckpoint(f"safetensors header, byte {self.at}: a colon is missing")
@@ -143,25 +172,33 @@ class Header:
 
     def _text(self, what: str) -> str:
         """A JSON string."""
-        begin = self.at
-        found = _PLAIN_TEXT.match(self.text, begin)
+        begin, text = self.at, self.text
         try:
-            if found is not None:
-                self.at = found.end()
-                return found[1].decode("utf-8")
             stop = begin
-            while self.text[begin : begin + 1] == b'"':
-                stop = self.text.find(b'"', stop + 1, begin + MAX_METADATA)
+            while text[begin : begin + 1] == b'"':
+                stop = text.find(b'"', stop + 1)
                 if stop < 0:
                     break
                 slashes = stop
-                while self.text[slashes - 1] == 0x5C:  # a backslash
+                while text[slashes - 1] == 0x5C:  # a backslash
                     slashes -= 1
                 if (stop - slashes) % 2:  # an escaped quote
                     continue
                 self.at = stop + 1
+                plain = text[begin + 1 : stop]
+                if not plain or min(plain) >= 0x20:
+                    if b"\\" not in plain:
+                        return plain.decode("utf-8")
+                    if len(plain) > MAX_METADATA:
+                        break
+                    # Between pairs of backslashes each one left is the escape of a quote, or an escape that is left to json.
+                    parts = [part.replace(b'\\"', b'"') for part in plain.split(b"\\\\")]
+                    if not any(b"\\" in part for part in parts):
+                        return b"\\".join(parts).decode("utf-8")
+                import json
+
                 # Decoded first: of bytes, json would guess the encoding, and load a codec of the header's choice.
-                value = json.loads(self.text[begin : self.at].decode("utf-8"))
+                value = json.loads(text[begin : self.at].decode("utf-8"))
                 value.encode("utf-8")  # a lone surrogate is no text
                 return str(value)
         except ValueError as error:
@@ -169,6 +206,8 @@ class Header:
         raise CorruptCheckpoint(f"safetensors header, byte {begin}: {what} is no JSON text")
 
     def _skip(self) -> None:
+        if self.text[self.at : self.at + 1] not in _SPACES:
+            return
         found = _SPACE.match(self.text, self.at)
         assert found is not None
         self.at = found.end()
@@ -188,3 +227,8 @@ class Header:
         if mark not in (b",", b"}"):
             raise CorruptCheckpoint(f"safetensors header, byte {self.at - 1}: a comma or a closing brace is missing")
         return mark == b","
+
+
+def _is_number(raw: bytes) -> bool:
+    """Whether ``raw`` is `_NUMBER`."""
+    return raw.isdigit() and len(raw) <= 20 and (raw[0] != 0x30 or len(raw) == 1)

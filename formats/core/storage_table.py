@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from formats.core.checkpoint import walk
 from formats.core.dtype import UINT8, DType
 from formats.core.rebuild import TypedStorage
 from formats.core.storage import Storage, Window
 from formats.core.tensor import CompositeTensor, TensorView
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-@dataclass(slots=True)
+
 class Slot:
     """One storage: the bytes ``[start, stop)`` of ``storage`` under ``key``; ``dtype`` is None where it has to be untyped."""
 
-    storage: Storage
-    dtype: DType | None
-    start: int = 0
-    stop: int = 0
-    key: str = ""
+    __slots__ = ("dtype", "key", "start", "stop", "storage")
+
+    def __init__(self, storage: Storage, dtype: DType | None, start: int, stop: int) -> None:
+        self.storage = storage
+        self.dtype = dtype
+        self.start = start
+        self.stop = stop
+        self.key = ""
 
     def record(self) -> Storage:
         """The bytes to be written."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 from formats.core.errors import CorruptCheckpoint
 from formats.core.files import SourceFile, located
 from formats.core.storage import BytesStorage, FileSpan, Storage, plain_span
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 class SubFile(SourceFile):

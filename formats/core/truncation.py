@@ -7,12 +7,15 @@ says how many bytes each storage has.
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 from formats.core.errors import CheckpointError, CorruptCheckpoint
 from formats.core.files import SourceFile
 from formats.core.rebuild import storage_dtype
 from formats.core.unpickle import unpickle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _END = 22  # bytes of the end record, without its comment

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Any
 
 from formats.core.layout import Data, Late, Layout, Literal
 from formats.core.pickling import pickle_tree
 from formats.core.storage import Storage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 ROOT = "archive"
 ALIGNMENT = 64  # bytes, of each record's data: torch.load(mmap=True) hands them out in place

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from convert import candidates, select
@@ -220,3 +223,55 @@ def test_deep_and_shared_and_self_holding_trees_end(tmp_path: Path) -> None:
     holder["me"] = holder
     with pytest.raises(CorruptCheckpoint, match="holds itself"):
         chosen(tmp_path, holder)
+
+
+OTHER = re.compile(
+    r"(?:^|[_\-/ ])(?:optim\w*|opt|opts|sched\w*|scaler|grad_?scaler|amp|apex|rng|random|criterion|loss\w*|metric\w*|meter\w*|"
+    r"callbacks?|loops?|hyper\w*|hparams|args?|cfg|config\w*|settings|history|hist|logs?|stats|loader|sampler|dataset|"
+    r"constants)(?:$|[_\-/ ])|^lr$"
+)
+AVERAGE = re.compile(r"(?:^|[_\-. ])(?:ema\d*|averaged?|avg|swa|shadow|polyak)(?:$|[_\-. ])")
+WEIGHT = re.compile(r"^(?:weight|bias|kernel|w|b|weights?_\w+|bias_\w+|running_(?:mean|var)|embedding\w*)\d*$")
+PARTS = [
+    *(
+        "optim",
+        "opt",
+        "opts",
+        "optimizer",
+        "sched",
+        "scheduler",
+        "scaler",
+        "grad",
+        "gradscaler",
+        "amp",
+        "loss",
+        "losses",
+        "metrics",
+    ),
+    *("callback", "callbacks", "loops", "arg", "args", "lr", "config", "hist", "history", "logs", "model", "net", "state"),
+    *(
+        "ema",
+        "ema2",
+        "emas",
+        "average",
+        "averaged",
+        "avg",
+        "swa",
+        "w",
+        "b",
+        "weight",
+        "weights",
+        "bias",
+        "running",
+        "mean",
+        "var",
+    ),
+    *("embedding", "kernel", "1", "20", "x", "_", "__", "-", ".", "/", "é"),
+]
+
+
+@given(st.lists(st.sampled_from([*PARTS, *"_-./ "]), max_size=6).map("".join))
+def test_names_are_told_as_patterns_would(name: str) -> None:
+    assert candidates.is_other(name) == (OTHER.search(name) is not None)
+    assert candidates.is_average(name) == (AVERAGE.search(name) is not None)
+    assert candidates.is_weight(name) == (WEIGHT.search(name) is not None)

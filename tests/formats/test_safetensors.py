@@ -20,6 +20,7 @@ from formats.core.checkpoint import Content, StateDict
 from formats.core.dtype import BY_NAME
 from formats.core.errors import CheckpointError, CorruptCheckpoint, LimitExceeded, Unsupported
 from formats.core.output import write_layouts
+from formats.core.safetensors_header import Header
 from formats.core.storage import BytesStorage
 from formats.core.tensor import CompositeTensor, TensorView
 from tests.torch_reading import row_major_bytes
@@ -277,3 +278,46 @@ def test_a_header_of_nothing_costs_little(tmp_path: Path) -> None:
     path.write_bytes(header("{" + many + ',"more":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'))
     with pytest.raises(LimitExceeded, match="200000"):
         safetensors.read(path)
+
+
+class EntryByEntry(Header):
+    """Every entry by the general way, that of unusual ones."""
+
+    def _usual(self) -> bool:
+        return False
+
+
+def outcome(header: Header) -> Any:
+    try:
+        header.parse()
+    except CheckpointError as error:
+        return type(error)
+    return header.tensors, header.metadata
+
+
+KEYS = st.text(st.sampled_from('ab."\\/\n{}[]:,é\ud800 '), max_size=5)
+ENTRIES = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "BF16", "x", ""]),
+        "shape": st.lists(st.integers(0, 2**70), max_size=3),
+        "data_offsets": st.lists(st.integers(0, 2**70), min_size=2, max_size=2),
+    }
+)
+
+
+@given(st.dictionaries(KEYS, ENTRIES, max_size=4), st.dictionaries(KEYS, KEYS, max_size=2), st.booleans(), st.data())
+def test_usual_entries_are_read_as_all_others(
+    entries: dict[str, Any], metadata: dict[str, str], ascii_only: bool, data: st.DataObject
+) -> None:
+    document = {**entries, "__metadata__": metadata}
+    text = bytearray(json.dumps(document, separators=(",", ":"), ensure_ascii=ascii_only).encode("utf-8", "replace"))
+    for _ in range(data.draw(st.integers(0, 2))):
+        text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.sampled_from(b'{}[]:," \\0a\n\xff'))
+    assert outcome(Header(bytes(text))) == outcome(EntryByEntry(bytes(text)))
+
+
+def test_quotes_and_backslashes_are_read_as_json_has_them() -> None:
+    for value in ('"', "\\", '\\"', "\\\\", 'a"b\\"c', "\n", "\\n", "é"):
+        header = Header(json.dumps({"__metadata__": {"key": value}}, separators=(",", ":")).encode())
+        header.parse()
+        assert header.metadata == {"key": value}

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from formats.core import unpickle
 from tests import command
 from tests.corpus import fetch
 
@@ -25,7 +24,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the w
 def pytest_configure(config: pytest.Config) -> None:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    unpickle.MANY = 0  # short pickles are met many tensors at a time, too; the command's own limit is for what runs the command
 
 
 @pytest.fixture(scope="session")

@@ -114,20 +114,6 @@ print(*{{name.partition(".")[0] for name in set(sys.modules) - before}})
     assert not SLOW.intersection(done.stdout.split())
 
 
-@pytest.mark.parametrize(("count", "met"), [(100, False), (1000, True)])
-def test_long_pickles_are_met_many_tensors_at_a_time(count: int, met: bool, tmp_path: Path) -> None:
-    """In short ones the pattern and what it takes along cost more than they save."""
-    import torch
-
-    torch.save({f"layers.{index}.weight": torch.zeros(1) for index in range(count)}, tmp_path / "in.pth")
-    arguments = [str(tmp_path / "in.pth"), "--to", "safetensors", "-o", str(tmp_path / "out.safetensors")]
-    loaded_after(f"""
-from convert.__main__ import main
-assert main({arguments!r}) == 0
-assert ("formats.core.tensor_pattern" in sys.modules) is {met}
-""")
-
-
 def test_memory_is_mapped_and_no_file(tmp_path: Path) -> None:
     """A mapped file that shrinks kills the process."""
     source = tmp_path / "in.safetensors"

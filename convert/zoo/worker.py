@@ -29,10 +29,9 @@ def main(memory: int, parent: int, alone: bool) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started us says when to stop
     from convert.console import Ended, signals
     from convert.zoo.work import perform
-    from formats.core import streaming, unpickle
+    from formats.core import streaming
 
     streaming.THREADS = alone
-    unpickle.MANY = 0  # compiled once for all files
     gc.freeze()
     gc.disable()  # describing tensors makes many objects and no cycles
     try:

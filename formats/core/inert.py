@@ -21,7 +21,7 @@ TENSOR = "torch._utils._rebuild_tensor_v2"  # what torch calls to make a tensor
 
 
 class SharedPart(Exception):
-    """A memo slot that `tensor_pattern` has left unfilled is asked for."""
+    """A memo slot that `tensor_runs` has left unfilled is asked for."""
 
 
 class _Lazy:

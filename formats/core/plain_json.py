@@ -50,6 +50,8 @@ def _text(value: Any, left: list[int]) -> str:
         return str(value)
     elif kind is bool or value is None:
         return {True: "true", False: "false", None: "null"}[value]
+    elif kind is list and set(map(type, value)) == {int}:
+        return f"[{','.join(map(str, value))}]"
     elif kind is dict or kind is list or kind is tuple:
         left[0] -= len(value)
         if left[0] >= 0:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 THREADS = True  # False in a process that has company enough to keep every core busy
 ALONE = 4 << 20  # bytes: for less, a second thread costs more than it saves
-EACH = 32 << 10  # … and so it does for segments smaller than this in the mean, where the work is Python's
+EACH = 8 << 10  # … and so it does for segments smaller than this in the mean, where the work is Python's
 
 
 @record

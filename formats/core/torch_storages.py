@@ -14,9 +14,11 @@ from formats.core.unpickle import Unpickled, unpickle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
     from pathlib import Path
     from typing import Any, Protocol
+
+    from formats.core.tensor_runs import Described
 else:
     Protocol = object
 
@@ -123,38 +125,33 @@ class Storages:
             raise CorruptCheckpoint(f"storage {key!r:.60} is declared with {nbytes} bytes, its record has {typed.storage.nbytes}")
         return typed
 
-    def several(
-        self, kinds: list[Any], described: Mapping[Any, tuple[Any, Any]], keys: list[str], numels: list[int]
-    ) -> list[Storage] | None:
-        """What `load` gives for ``("storage", class, key, location, numel)``, less its type; class and location are ``described`` by kind.
+    def several(self, ids: list[Described], keys: list[Any]) -> list[Storage] | None:
+        """What `load` gives for ``("storage", class, key, location, numel)`` of each of ``ids`` with its key, less the type.
 
         None where any of them is met before, missing or in any way unusual: `load` looks at them one by one, and says what is wrong.
         """
         find = getattr(self.records, "stored", None)
-        if find is None or self.big:
+        if find is None or self.big or any(type(key) is not str for key in keys):
             return None
-        widths: dict[Any, int] = {}
-        for kind in set(kinds):
-            cls, location = described[kind]
-            dtype = storage_dtype(cls)
-            if dtype is None or type(location) is not str:
+        others = False
+        for one in set(ids):
+            dtype = storage_dtype(one.cls)
+            if dtype is None or type(one.location) is not str:
                 return None
-            widths[kind] = dtype.itemsize
+            one.nbytes = one.numel * dtype.itemsize
+            if self._class is None:
+                self._class = one.cls
+            others |= one.cls is not self._class
         if len(set(keys)) < len(keys) or not (self._typed.keys().isdisjoint(keys) and self._several.keys().isdisjoint(keys)):
             return None
         folder, suffix = self.folder, self.suffix
-        found = find([f"{folder}{key}{suffix}" for key in keys], [described[kind][1] for kind in kinds])
-        if found is None or [one.nbytes for one in found] != [
-            numel * widths[kind] for numel, kind in zip(numels, kinds, strict=True)
-        ]:
+        found: list[Storage] | None = find([f"{folder}{key}{suffix}" for key in keys], [one.location for one in ids])
+        if found is None or [storage.nbytes for storage in found] != [one.nbytes for one in ids]:
             return None
-        storages: list[Storage] = found
-        self._several.update(zip(keys, storages, strict=True))
-        if self._class is None:
-            self._class = described[kinds[0]][0]
-        if any(described[kind][0] is not self._class for kind in widths):
-            self._classes.update((key, described[kind][0]) for key, kind in zip(keys, kinds, strict=True))
-        return storages
+        self._several.update(zip(keys, found, strict=True))
+        if others:
+            self._classes.update((key, one.cls) for key, one in zip(keys, ids, strict=True))
+        return found
 
     def _of_another_class(self, typed: TypedStorage, key: str, cls: Any) -> TypedStorage:
         dtype = storage_dtype(cls)  # before it is hashed: what is no name may nest deeper than C code recurses

@@ -5,12 +5,11 @@ functions ever applied are the reader's own, from a table by dotted name (`const
 Opcode meanings are those of CPython's ``pickletools``.
 
 Speed matters, since 100,000 tensors are real: one loop over the bytes with the frequent opcodes first, and the run of some thirty
-opcodes that torch writes for a tensor is met many at a time (`tensor_pattern.py`).
+opcodes that torch writes for a tensor is met many at a time (`tensor_runs.py`).
 """
 
 from __future__ import annotations
 
-import sys
 from itertools import repeat
 from struct import unpack_from
 
@@ -18,14 +17,12 @@ from formats.core.checkpoint import Global
 from formats.core.errors import CheckpointError, CorruptCheckpoint, LimitExceeded
 from formats.core.inert import LAZY, LIMITS, TENSOR, WATCHERS, Limits, PersistentLoad, Place, Rebuilder, SharedPart
 from formats.core.rare_opcodes import RareOpcodes, Truncated, python2_text
+from formats.core.tensor_runs import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
-
-MANY = 64 << 10  # bytes of a pickle from which on the tensor pattern saves more than `re` and compiling it take
 
 
 class Unpickled:
@@ -62,7 +59,7 @@ def unpickle(
         raise LimitExceeded(f"pickle of {len(data) - at} bytes, at most {limits.pickle_bytes} are evaluated")
     evaluator = _Evaluator(data, rebuilder, persistent_load, limits)
     try:
-        return evaluator.run(at, fast=len(data) - at >= MANY or "formats.core.tensor_pattern" in sys.modules)
+        return evaluator.run(at, fast=True)
     except SharedPart:
         # Some part of a tensor's description is used a second time, which torch never writes: evaluate every opcode by itself.
         evaluator = _Evaluator(data, rebuilder, persistent_load, limits)
@@ -339,8 +336,6 @@ class _Evaluator(RareOpcodes):
         rebuild = self.constructors.get(TENSOR)
         if rebuild is None or self.persistent_load is None:
             return None
-        from formats.core.tensor_pattern import Step
-
         return Step(self.data, memo, self.persistent_load, rebuild)
 
     def _cut_short(self) -> bool:

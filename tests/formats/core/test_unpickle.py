@@ -9,6 +9,7 @@ import pickle
 import pickletools
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from formats import torch_zip
+from formats.core import torch_storages
 from formats.core.checkpoint import Global, Latin1, Ordered, Record
 from formats.core.errors import CheckpointError, CorruptCheckpoint, LimitExceeded
 from formats.core.inert import LIMITS, Limits
@@ -330,11 +333,11 @@ def test_fast_step_gives_what_single_opcodes_give(name: str, protocol: int) -> N
 
 
 def test_fast_step_is_taken_at_all() -> None:
-    from formats.core import tensor_pattern
+    from formats.core import tensor_runs
 
     storages = Storages()
     data = torch_pickle(TREES["many"])
-    step = tensor_pattern.Step.run
+    step = tensor_runs.Step.run
     hits = 0
 
     def counting(self: Any, *args: Any) -> Any:
@@ -344,9 +347,26 @@ def test_fast_step_is_taken_at_all() -> None:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tensor_pattern.Step, "run", counting)
+        patch.setattr(tensor_runs.Step, "run", counting)
         unpickle(data, rebuilder=Rebuilt, persistent_load=storages.load)
     assert hits > 380
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_storages_found_together_are_those_found_one_by_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(TREES[name], tmp_path / "in.pth")
+
+    def read() -> list[tuple[Any, ...]]:
+        checkpoint = torch_zip.read(tmp_path / "in.pth")
+        numbers: dict[int, int] = {}
+        return [
+            (*place, repr(tensor), tensor.strides, tensor.tobytes(), numbers.setdefault(id(tensor.storage), len(numbers)))
+            for place, tensor in checkpoint.tensors()
+        ]
+
+    together = read()
+    monkeypatch.setattr(torch_storages.Storages, "several", lambda *_: None)
+    assert together == read()
 
 
 @settings(max_examples=200, deadline=None)

@@ -99,7 +99,8 @@ def test_a_plain_conversion_starts_fast(name: str, target: str, tmp_path: Path) 
     source = SOURCE / name
     if name == "safetensors":
         source = tmp_path / "in.safetensors"
-        header = b'{"__metadata__":{"of":"\\"us\\""},"a.b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+        said = json.dumps({"ckpt_convert.tensors": json.dumps({"version": 1, "parameters": [0]})}, separators=(",", ":"))
+        header = b'{"__metadata__":%b,"a.b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}' % said.encode()
         source.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     arguments = [str(source), "--to", target, "-o", str(tmp_path / f"out.{target}")]
     script = f"""

@@ -23,7 +23,7 @@ from __future__ import annotations
 from formats.core.checkpoint import Ordered, StateDict
 from formats.core.dtype import BY_NAME
 from formats.core.errors import CorruptCheckpoint, Unsupported
-from formats.core.plain_json import dumps
+from formats.core.plain_json import dumps, loads
 from formats.core.tensor import AnyTensor, CompositeTensor, TensorView
 from formats.core.ties import tied
 
@@ -214,9 +214,7 @@ def recorded_ties(description: str) -> dict[str, str]:
 
 def _parsed(description: str) -> dict[str, Any]:
     try:
-        import json
-
-        said = json.loads(description)
+        said = loads(description)
     except (ValueError, RecursionError) as error:
         raise CorruptCheckpoint(f"metadata {DESCRIPTION} is no JSON: {error}") from error
     if not isinstance(said, dict):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
 from formats.core.pattern import pattern
+from formats.core.plain_json import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -186,19 +187,12 @@ class Header:
                     continue
                 self.at = stop + 1
                 plain = text[begin + 1 : stop]
-                if not plain or min(plain) >= 0x20:
-                    if b"\\" not in plain:
-                        return plain.decode("utf-8")
-                    if len(plain) > MAX_METADATA:
-                        break
-                    # Between pairs of backslashes each one left is the escape of a quote, or an escape that is left to json.
-                    parts = [part.replace(b'\\"', b'"') for part in plain.split(b"\\\\")]
-                    if not any(b"\\" in part for part in parts):
-                        return b"\\".join(parts).decode("utf-8")
-                import json
-
+                if b"\\" not in plain and (not plain or min(plain) >= 0x20):
+                    return plain.decode("utf-8")
+                if len(plain) > MAX_METADATA:
+                    break
                 # Decoded first: of bytes, json would guess the encoding, and load a codec of the header's choice.
-                value = json.loads(text[begin : self.at].decode("utf-8"))
+                value = loads(text[begin : self.at].decode("utf-8"))
                 value.encode("utf-8")  # a lone surrogate is no text
                 return str(value)
         except ValueError as error:

@@ -38,3 +38,18 @@ def test_texts(texts: list[str]) -> None:
 def test_what_json_has_no_word_for() -> None:
     with pytest.raises(TypeError, match="object"):
         plain_json.dumps({"a": object()})
+
+
+@given(VALUES.map(json.dumps), st.lists(st.tuples(st.floats(0, 1), st.sampled_from(' \n\t,:{}[]"\\0-.eNtrue')), max_size=2))
+def test_any_text_is_read_as_json_reads_it(text: str, changes: list[tuple[float, str]]) -> None:
+    for place, character in changes:
+        at = int(place * len(text))
+        text = text[:at] + character + text[at + 1 :]
+
+    def outcome(read: Any) -> str:
+        try:
+            return repr(read(text))
+        except ValueError as error:
+            return f"{type(error)} {error}"
+
+    assert outcome(plain_json.loads) == outcome(json.loads)

@@ -11,10 +11,10 @@ import zlib
 from _operator import le  # `operator` without what is written in Python
 from itertools import repeat
 
-from formats.core.errors import CorruptCheckpoint, LimitExceeded, UnknownFormat, Unsupported
+from formats.core.errors import CheckpointError, CorruptCheckpoint, LimitExceeded, UnknownFormat, Unsupported
 from formats.core.files import SourceFile
 from formats.core.storage import BytesStorage, Storage, read_all
-from formats.core.zip_entries import SIGNATURE, Entries, column, is_plain, usual_entries
+from formats.core.zip_entries import CENTRAL, Entries, column, entries_one_by_one, name_of, usual_entries
 from formats.core.zip_members import DeflatedMember, Member, StoredMember
 
 TYPE_CHECKING = False
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _END = struct.Struct("<4s4H2LH")
 _END64_PLACE = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _LOCAL_USUAL = struct.Struct("<26s2H")  # all but the lengths in one
 _LOCAL_CHECKED = struct.Struct("<4s2x2H4x3L2H")  # without version and time
@@ -92,7 +91,10 @@ class ZipDirectory:
         return start, length, count
 
     def _parse(self, data: bytes, count: int) -> None:
-        entries = usual_entries(data, count) or self._one_by_one(data, count)
+        try:
+            entries = usual_entries(data, count) or entries_one_by_one(data, count)
+        except CheckpointError as error:
+            raise error.with_path(self.file.path) from error.__cause__
         names = entries.names
         self.members = dict(zip(names, range(count), strict=True))
         if len(self.members) != count:
@@ -101,46 +103,6 @@ class ZipDirectory:
         self.landmarks = [name for name in names if name[-1:] not in _DIGITS]
         self.entries = entries
         self.bounds = self._bounds(entries)
-
-    def _one_by_one(self, data: bytes, count: int) -> Entries:
-        names: list[str] = []
-        places: list[int] = []
-        headers: list[int] = []
-        lengths: list[int] = []
-        all_packed: list[int] = []
-        sizes: list[int] = []
-        crcs: list[int] = []
-        plain = bytearray()
-        at, unpack, fixed, length = 0, _CENTRAL.unpack_from, _CENTRAL.size, len(data)
-        while at + fixed <= length:
-            (signature, made_by, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, disk, _, attributes,
-             header) = unpack(data, at)  # fmt: skip
-            if signature != SIGNATURE:
-                break
-            name_at = at + fixed
-            places.append(at)
-            at = name_at + name_len + extra_len + comment_len
-            if at > length:
-                raise self._corrupt("has a directory that is cut short")
-            raw = data[name_at : name_at + name_len]
-            name = str(raw, "ascii") if raw.isascii() and b"\\" not in raw else self._name(raw, flags)
-            if packed == 0xFFFFFFFF or size == 0xFFFFFFFF or header == 0xFFFFFFFF or disk == 0xFFFF:
-                extra = data[name_at + name_len : name_at + name_len + extra_len]
-                size, packed, header, disk = self._zip64(extra, size, packed, header, disk, name)
-                if max(header, packed, size) >= 1 << 62:
-                    raise self._corrupt(f"declares {max(header, packed, size)} bytes for member {name!r:.100}")
-            if disk:
-                raise self._corrupt(f"places member {name!r:.100} on disk {disk}")
-            names.append(name)
-            headers.append(header)
-            lengths.append(name_len)
-            all_packed.append(packed)
-            sizes.append(size)
-            crcs.append(crc)
-            plain.append(is_plain(made_by, flags, method, attributes) and packed == size and name[-1:] != "/")
-        if at != length or len(names) != count:
-            raise self._corrupt(f"has {len(names)} directory entries in {at} of {length} bytes, where it declares {count}")
-        return Entries(names, places, lengths, headers, all_packed, sizes, crcs, bytes(plain))
 
     def _bounds(self, entries: Entries) -> memoryview:
         """For each entry where what comes after it begins. Raises where entries overlap or something stands before the first."""
@@ -177,46 +139,18 @@ class ZipDirectory:
     def entry(self, ordinal: int) -> Member:
         """The entry with this number in the directory."""
         entries, at = self.entries, self.entries.at[ordinal]
-        _, made_by, _, flags, method, _, _, crc, _, _, name_len, _, _, _, _, attributes, _ = _CENTRAL.unpack_from(self._data, at)
+        _, made_by, _, flags, method, _, _, crc, _, _, name_len, _, _, _, _, attributes, _ = CENTRAL.unpack_from(self._data, at)
         # The folder bit of DOS counts whoever made the archive: torch's library (miniz) gives such a member no bytes, and torch what was
         # in its memory.
         mode = 0o040000 if attributes & 0x10 else attributes >> 16 if made_by >> 8 == 3 else 0
-        raw = self._data[at + _CENTRAL.size : at + _CENTRAL.size + name_len]
+        raw = self._data[at + CENTRAL.size : at + CENTRAL.size + name_len]
         header, packed, size = entries.headers[ordinal], entries.packed[ordinal], entries.sizes[ordinal]
         return Member(entries.names[ordinal], header, packed, size, crc, method, flags, mode, raw, ordinal)
-
-    def _zip64(self, extra: bytes, size: int, packed: int, header: int, disk: int, name: str) -> tuple[int, int, int, int]:
-        at = 0
-        while at + 4 <= len(extra):
-            kind, length = struct.unpack_from("<HH", extra, at)
-            field = extra[at + 4 : at + 4 + length]
-            if kind == 1:
-                values = iter(struct.unpack(f"<{len(field) // 8}Q", field[: len(field) // 8 * 8]))
-                try:
-                    size = next(values) if size == 0xFFFFFFFF else size
-                    packed = next(values) if packed == 0xFFFFFFFF else packed
-                    header = next(values) if header == 0xFFFFFFFF else header
-                except StopIteration:
-                    break
-                return size, packed, header, 0 if disk == 0xFFFF else disk
-            at += 4 + length
-        raise self._corrupt(f"has member {name!r:.100} with ZIP64 sizes that are not given")
-
-    def _name(self, raw: bytes, flags: int) -> str:
-        return self._text(raw, flags).replace("\\", "/")  # old Windows writers
-
-    def _text(self, raw: bytes, flags: int) -> str:
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError:
-            if flags & 0x800:
-                raise self._corrupt(f"has a member whose name is no UTF-8: {raw!r:.100}") from None
-            return raw.decode("cp437")
 
     def own_name(self, name: str) -> str:
         """The name of member ``name`` as it stands in the archive, backslashes and all: where it is a tensor's name and no path."""
         member = self.member(name)
-        return self._text(member.raw_name, member.flags)
+        return name_of(member.raw_name, member.flags)
 
     def _corrupt(self, what: str) -> CorruptCheckpoint:
         return CorruptCheckpoint(f"ZIP archive {what}", path=self.file.path)
@@ -291,7 +225,7 @@ class ZipDirectory:
         if raw is None:
             raw, at = self.file.read(header, _LOCAL.size + length), 0
         begin, name_len, extra_len = _LOCAL_USUAL.unpack_from(raw, at)
-        data, name_at = self._data, entry + _CENTRAL.size
+        data, name_at = self._data, entry + CENTRAL.size
         # As torch has it, sizes and CRC-32 behind the data, or all that the directory says: byte for byte.
         usual = begin == entries.begin or (begin[:4] == b"PK\3\4" and raw.startswith(data[entry + 6 : entry + 28], at + 4))
         if not usual or name_len != length or not raw.startswith(data[name_at : name_at + length], at + _LOCAL.size):

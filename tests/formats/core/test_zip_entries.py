@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from formats.core.errors import CorruptCheckpoint
 from formats.core.files import SourceFile
 from formats.core.zip import ZipDirectory
-from formats.core.zip_entries import Entries, usual_entries
+from formats.core.zip_entries import Entries, entries_one_by_one, usual_entries
 
 NAMES = st.text("ab0/.\\é\n", min_size=1, max_size=6)
 MEMBERS = st.lists(
@@ -60,7 +60,7 @@ def test_columns_are_those_of_single_entries(members: list[tuple[str, bytes, int
     data, count = directory_of(buffer.getvalue())
     usual = usual_entries(data, count)
     if usual is not None:
-        assert columns(usual) == columns(_alone()._one_by_one(data, count))
+        assert columns(usual) == columns(entries_one_by_one(data, count))
 
 
 @given(MEMBERS.filter(bool), st.randoms(use_true_random=False))
@@ -73,13 +73,7 @@ def test_damage_is_not_told_otherwise(members: list[tuple[str, bytes, int, int, 
         data[chance.randrange(len(data))] = chance.choice([0, 1, 2, 8, 0x50, 0x4B, 255])
     usual = usual_entries(bytes(data), count)
     if usual is not None:
-        assert columns(usual) == columns(_alone()._one_by_one(bytes(data), count))
-
-
-def _alone() -> ZipDirectory:
-    archive = object.__new__(ZipDirectory)
-    archive.file = SourceFile(__file__)
-    return archive
+        assert columns(usual) == columns(entries_one_by_one(bytes(data), count))
 
 
 def test_what_torch_writes_is_usual(tmp_path: Path) -> None:
@@ -105,4 +99,4 @@ def test_another_count_is_refused(count: int, tmp_path: Path) -> None:
     data, _ = directory_of((tmp_path / "in.zip").read_bytes())
     assert usual_entries(data, count) is None
     with pytest.raises(CorruptCheckpoint, match="2 directory entries"):
-        _alone()._one_by_one(data, count)
+        entries_one_by_one(data, count)

@@ -2,7 +2,7 @@
 
 `torch.save` describes each tensor of a state dict by the same thirty-odd opcodes (protocol 2, ``_rebuild_tensor_v2``)::
 
-    X name PUT  GET ( ( GET GET X key PUT  GET numel t PUT  Q offset sizes PUT  strides PUT  grad GET ) R PUT  t PUT R PUT
+    X name PUT  GET ( ( GET GET X key PUT  GET numel (N) t PUT  Q offset sizes PUT  strides PUT  grad GET ) R PUT  t PUT R PUT
 
 A pickler numbers memo slots one after the other, so it is known what each PUT has to be. Cut at the next ones, a run is a name, a key, and
 parts that come again and again in others: those are looked at once for each combination (`_describe`). Every part has to be the opcodes
@@ -52,7 +52,20 @@ _TEXTS = _Texts()
 class Described:
     """What all tensors of one form have in common."""
 
-    __slots__ = ("cls", "following", "form", "location", "nbytes", "numel", "offset", "requires_grad", "size", "stride", "view")
+    __slots__ = (
+        "cls",
+        "following",
+        "form",
+        "location",
+        "more",
+        "nbytes",
+        "numel",
+        "offset",
+        "requires_grad",
+        "size",
+        "stride",
+        "view",
+    )
 
     def __init__(
         self,
@@ -64,6 +77,7 @@ class Described:
         size: tuple[int, ...],
         stride: tuple[int, ...],
         requires_grad: bool,
+        more: tuple[None, ...],
     ) -> None:
         self.form = form
         self.cls = cls
@@ -74,6 +88,7 @@ class Described:
         self.size = size
         self.stride = stride
         self.requires_grad = requires_grad
+        self.more = more  # of the persistent id: before torch 1.6 it ended in None, for no view
         self.view: TensorView | None = None  # one of them
         self.following: Described | None = None  # what came after the last of them: layers repeat
 
@@ -232,7 +247,7 @@ class Step:
         return [form.view.on(storage) for form, storage in zip(forms, storages, strict=True) if form.view is not None]
 
     def _tensor(self, form: Described, key: Any) -> Any:
-        typed = self.persistent_load(("storage", form.cls, key, form.location, form.numel))
+        typed = self.persistent_load(("storage", form.cls, key, form.location, form.numel, *form.more))
         view = form.view
         if view is not None and view.storage.nbytes == typed.storage.nbytes and view.dtype is typed.dtype:
             return view.on(typed.storage)
@@ -261,7 +276,7 @@ class Step:
         except (ValueError, IndexError, KeyError):
             return None
         if (
-            form[1][at:] != b"t"
+            form[1][at:] not in (b"t", b"Nt")
             or form[2][:1] != b"Q"
             or rest != b"))"
             or last[:1] not in (b"\x88", b"\x89")
@@ -274,7 +289,8 @@ class Step:
             raise SharedPart
         if memo[word] != "storage" or getattr(memo[hooks], "text", "") != "collections.OrderedDict":
             return None
-        described = Described(form, memo[cls], memo[location], numel, offset, size, stride, last[:1] == b"\x88")
+        more = (None,) if form[1][at:] == b"Nt" else ()
+        described = Described(form, memo[cls], memo[location], numel, offset, size, stride, last[:1] == b"\x88", more)
         self.forms[form] = described
         return described
 

@@ -136,7 +136,7 @@ class Storages:
         others = False
         for one in set(ids):
             dtype = storage_dtype(one.cls)
-            if dtype is None or type(one.location) is not str:
+            if dtype is None or type(one.location) is not str or one.more:
                 return None
             one.nbytes = one.numel * dtype.itemsize
             if self._class is None:

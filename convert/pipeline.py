@@ -133,7 +133,7 @@ def _check_casts(job: Job) -> None:
 def _convert(source: Path, job: Job, result: Result, written: dict[str, str]) -> None:
     try:
         naming.check_place(base_of(source, job), source, named=job.output is not None, create=job.out_dir is not None)
-        with registry.open(source) as checkpoint, _reshaping(job) as keys:
+        with registry.open(source) as checkpoint, _digesting(checkpoint, job, result), _reshaping(job) as keys:
             row = row_of(checkpoint.format)
             result.format, result.title = checkpoint.format, row.title if row else None
             result.nbytes = source.stat().st_size if source.is_file() else None
@@ -154,11 +154,10 @@ def _convert(source: Path, job: Job, result: Result, written: dict[str, str]) ->
                 return
             if job.out_dir is not None:
                 naming.make_folder(located(job.out_dir))
-            with _digesting(checkpoint, job, result):
-                if program:
-                    onnx_target.write(checkpoint, choices, job, result, steps())
-                else:
-                    _write(checkpoint, planned, job)
+            if program:
+                onnx_target.write(checkpoint, choices, job, result, steps())
+            else:
+                _write(checkpoint, planned, job)
     except OSError as error:
         raise SystemIOError(f"{error.strerror or error}", path=error.filename or source) from error
     result.status = "done"
@@ -243,11 +242,11 @@ def _claim(path: Path, source: Path, written: dict[str, str]) -> None:
 
 def _digesting(checkpoint: Checkpoint, job: Job, result: Result) -> AbstractContextManager[None]:
     """The sha256 of what is read, while it is read, and of what is written, where the job wants them."""
-    if not job.digest:
+    if not job.digest or job.dry_run:
         return _Nothing()
-    from convert.digesting import digesting
+    from convert.digesting import Digesting
 
-    return digesting(checkpoint, result)
+    return Digesting(checkpoint, result)
 
 
 def _write(checkpoint: Checkpoint, planned: Plan, job: Job) -> None:

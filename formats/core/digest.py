@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from formats.core.buffers import Scratch
 from formats.core.files import PIECE, SourceFile
@@ -13,6 +11,11 @@ from formats.core.layout import Layout
 from formats.core.moving import Observe
 from formats.core.positioned import read_at
 from formats.core.streaming import followable, stream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
 
 class SourceDigests:

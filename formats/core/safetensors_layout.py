@@ -56,6 +56,7 @@ def lay_out(given: Mapping[str, AnyTensor], metadata: Mapping[str, str]) -> Layo
         header = f"{{{','.join(parts)}}}".encode()
     except UnicodeEncodeError as error:
         raise Unsupported(f"metadata is no Unicode text ({error.reason}), which safetensors cannot hold") from error
+    parts.clear()  # of 100,000 tensors as large as the header, of which there are two for a moment
     header += b" " * (-len(header) % 8)
     if len(header) > MAX_HEADER:
         raise Unsupported(f"safetensors header of {len(header)} bytes, at most {MAX_HEADER} are allowed", hint="write shards")

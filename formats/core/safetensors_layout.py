@@ -52,17 +52,21 @@ def lay_out(given: Mapping[str, AnyTensor], metadata: Mapping[str, str]) -> Layo
         f"{spelled}{kinds[tensor.dtype, tensor.shape]}{start},{stop}]}}"
         for spelled, tensor, start, stop in zip(quoted(names), tensors, begin, end, strict=False)
     ]
+    text = ",".join(parts)
+    parts.clear()  # of 100,000 tensors they are as large as the header, of which there are two for a moment
     try:
-        header = f"{{{','.join(parts)}}}".encode()
+        raw = text.encode()
     except UnicodeEncodeError as error:
         raise Unsupported(f"metadata is no Unicode text ({error.reason}), which safetensors cannot hold") from error
-    parts.clear()  # of 100,000 tensors as large as the header, of which there are two for a moment
-    header += b" " * (-len(header) % 8)
-    if len(header) > MAX_HEADER:
-        raise Unsupported(f"safetensors header of {len(header)} bytes, at most {MAX_HEADER} are allowed", hint="write shards")
-    offsets = list(accumulate(sizes, initial=8 + len(header)))
+    del text
+    length = len(raw) + 2
+    length += -length % 8
+    if length > MAX_HEADER:
+        raise Unsupported(f"safetensors header of {length} bytes, at most {MAX_HEADER} are allowed", hint="write shards")
+    header = b"".join((length.to_bytes(8, "little"), b"{", raw, b"}".ljust(length - len(raw) - 1)))
+    offsets = list(accumulate(sizes, initial=len(header)))
     data = list(map(Data, offsets, storages, names))
-    return Layout(offsets[-1], [Literal(0, len(header).to_bytes(8, "little") + header)], data)
+    return Layout(offsets[-1], [Literal(0, header)], data)
 
 
 class _Kinds(dict[tuple[DType, tuple[int, ...]], str]):

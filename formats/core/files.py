@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 PIECE = 1 << 20  # bytes read or written at once; larger pieces were no faster and cost memory
+MOST_BUFFERS = 1024  # of one call (IOV_MAX of Linux and macOS)
 
 
 class SourceFile:
@@ -67,6 +68,15 @@ class SourceFile:
                     f"ends at byte {offset + done} where {wanted - done} more bytes were expected", path=self.path
                 )
             done += got
+
+    def read_apart(self, offset: int, buffers: list[memoryview]) -> bool:
+        """Fill ``buffers``, one after the other, with the bytes from ``offset``; False where one call does not do all of it."""
+        if not hasattr(os, "preadv") or len(buffers) > MOST_BUFFERS or type(self) is not SourceFile:
+            return False
+        try:
+            return os.preadv(self.fd, buffers, offset) == sum(map(len, buffers))
+        except OSError:
+            return False
 
     def _pread(self, buffer: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):

@@ -1,8 +1,8 @@
 """Reads a layout's segments in the source's order and writes them in long pieces; what is written is handed on to be checked.
 
 Large segments go piece by piece through one buffer, each piece ending at a multiple of `PIECE` in the destination. Small ones come
-afterwards, a stretch of the destination at a time: read in the source's order, many at once with whatever stands between them, and
-written in one go. A header that stands before the data in the source (a ZIP's local header) comes with the same read as the data.
+afterwards, a stretch of the destination at a time: gathered from the source (`gathering.py`) and written in one go. A header that stands
+before the data in the source (a ZIP's local header) comes with the same read as the data.
 
 Two movers share one list of work (`Work`), each reads, writes and checks what it takes from it: nothing is handed from thread to thread.
 """
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from formats.core.buffers import ALLOCATED, PAGE, words
-from formats.core.errors import CheckpointError, CorruptCheckpoint, ParityFailed
+from formats.core.buffers import words
+from formats.core.errors import CheckpointError, CorruptCheckpoint
 from formats.core.files import SourceFile
+from formats.core.gathering import GAP, Gatherer, named
 from formats.core.layout import Data, Layout
 from formats.core.positioned import begin_flush, write_at
 from formats.core.readback import LEAD, NO_DATA, PIECE, Part, ReadBack
@@ -35,12 +36,9 @@ class Follower(Protocol):
     def wrote(self, offset: int, length: int) -> None: ...
 
 
-Placed = tuple[Data, int, int, int]  # (segment, offset in the source, bytes before the data there, offset in the buffer)
-
 SMALL = 384 << 10  # bytes: smaller segments are gathered, and written in the destination's order
 GATHERED = 2 << 20  # bytes of small computed segments held at once
 BLOCK = 4 << 20  # bytes of the output that go to the disk once all of them are written, while the next ones are moved
-GAP = 4 << 10  # bytes: what is this near to each other is read, and written, in one go
 
 
 Item = int | list[int]  # the index of a large segment, or those of small ones that one write takes
@@ -83,7 +81,7 @@ class Work:
                     self.computed.append(index)
                     continue
             except CheckpointError as error:
-                raise _named(error, data) from error.__cause__
+                raise named(error, data) from error.__cause__
             self.nbytes += storage.nbytes
             if storage.nbytes >= SMALL:
                 large.append(index)
@@ -140,7 +138,7 @@ class Mover:
         self.layout = work.layout
         self.fd = work.fd
         self.check = check
-        self.held = bytearray()  # for what is read at once for several small segments
+        self.gatherer = Gatherer(work.layout, work.rank)
 
     def run(self, computed: list[int]) -> None:
         """Move the ``computed`` segments, then items until none is left or another mover has failed."""
@@ -155,7 +153,7 @@ class Mover:
                     made[index] = _computed(data.storage)
                     waiting += len(made[index])
             except CheckpointError as error:
-                raise _named(error, data) from error.__cause__
+                raise named(error, data) from error.__cause__
             if waiting >= GATHERED:
                 self._write_made(made)
                 waiting = 0
@@ -168,7 +166,7 @@ class Mover:
                 try:
                     self._move(item, data)
                 except CheckpointError as error:
-                    raise _named(error, data) from error.__cause__
+                    raise named(error, data) from error.__cause__
             else:
                 self._write_run(item, None)
 
@@ -234,52 +232,10 @@ class Mover:
             if made is not None:
                 view[offset - base : stop - base] = made[index]
         if made is None:
-            self._gather(run, base, view)
+            self.gatherer.fill(run, base, view)
         write_at(self.fd, view[: stop - base], base)
         self.check.piece(base, stop - base, parts, begin)
         self.work.tell(base, stop - base, sum(count for index, count in parts if index == NO_DATA))
-
-    def _gather(self, run: list[int], base: int, view: memoryview) -> None:
-        """Read segments into their places in ``view``, which stands for the destination from ``base``; near ones by one read."""
-        segments = self.layout.data
-        together: list[Placed] = []
-        file: SourceFile | None = None
-        start = stop = 0
-        for index in sorted(run, key=self.work.rank.__getitem__):
-            data = segments[index]
-            storage: Any = data.storage
-            find = getattr(storage, "lead", None)
-            lead = None if find is None else find()
-            try:
-                source, at, length = lead if lead is not None and lead[2] <= LEAD else (*(plain_span(storage) or (None, 0)), 0)
-            except CheckpointError as error:
-                raise _named(error, data) from error.__cause__
-            end = at + length + storage.nbytes
-            if source is not file or at < start or at - stop > GAP or end - start > PIECE:
-                if together:
-                    self._read(file, start, stop, together, view)
-                together = []
-                file, start, stop = source, at, end
-            together.append((data, at, length, data.offset - base))
-            stop = max(stop, end)
-        self._read(file, start, stop, together, view)
-
-    def _read(self, file: Any, start: int, stop: int, together: list[Placed], view: memoryview) -> None:
-        if len(self.held) < stop - start + PAGE:
-            self.held = bytearray(max(stop - start, min(PIECE, self.layout.size)) + PAGE)
-        raw, shift = self.held, (start - ALLOCATED) % PAGE
-        held = memoryview(raw)
-        shift -= start
-        data = together[0][0]
-        try:
-            file.read_into(start, held[shift + start : shift + stop])
-            for data, at, headed, into in together:
-                storage: Any = data.storage
-                count = storage.nbytes
-                begin = storage.settle(raw, shift + at, at + headed + count) if headed else shift + at
-                view[into : into + count] = held[begin : begin + count]
-        except CheckpointError as error:
-            raise _named(error, data) from error.__cause__
 
 
 def _computed(storage: Storage) -> bytes:
@@ -295,12 +251,6 @@ def _lead(storage: Any) -> tuple[SourceFile, int, int] | None:
     find = getattr(storage, "lead", None)
     lead: tuple[SourceFile, int, int] | None = None if find is None else find()
     return None if lead is None or lead[2] > LEAD else lead
-
-
-def _named(error: CheckpointError, data: Data) -> CheckpointError:
-    if not isinstance(error, ParityFailed) and data.name not in error.what:
-        error.what = f"tensor {data.name!r:.200}: {error.what}"
-    return error
 
 
 def _reader(storage: Storage) -> Callable[[memoryview], None]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Bytes read or written at once: what is written, read back and summed meets in the processor's cache. A little less than 1 MiB: writes of
 # just that, at multiples of it, get page cache in runs of 1 MiB, which now and then take the system three times as long.
 PIECE = 960 << 10
+BACK = 192 << 10  # … and read back at once: what a processor's cache holds beside the piece
 LEAD = 4 << 10  # bytes of a buffer beyond a piece, for what stands before the data in the source
 
 Part = tuple[int, int]  # (index of a data segment, how many of its bytes)
@@ -34,7 +35,7 @@ class ReadBack:
         self.crcs = crcs
         self.wanted = read_back >= 0 or bool(layout.late)
         self.buffer = borrow(min(PIECE, layout.size) + LEAD)
-        self._own = bytearray(min(PIECE, layout.size) + PAGE if read_back >= 0 else 0)
+        self._own = bytearray(min(BACK, layout.size) + PAGE if read_back >= 0 else 0)
         self._crc32 = crc32_for(layout.size)
 
     def piece(self, offset: int, length: int, parts: list[Part], begin: int) -> None:
@@ -43,18 +44,22 @@ class ReadBack:
             return
         view = self.buffer.view[begin : begin + length]
         if self.read_back >= 0:
-            place = (offset - ALLOCATED) % PAGE
-            found = memoryview(self._own)[place : place + length]
-            read_at(self.read_back, found, offset)
-            if not self._own.startswith(view, place):  # compares like memcmp, without a copy
-                name = self.layout.data[parts[0][0]].name
-                raise ParityFailed(f"bytes {offset} to {offset + length} on disk (tensor {name!r:.200}) are not what was written")
-            view = found
+            self._compare(offset, view, parts[0][0])
         at, crc32, crcs = 0, self._crc32, self.crcs
         for index, count in parts:
             if index != NO_DATA:
                 crcs[index] = crc32(view[at : at + count], crcs[index])
             at += count
+
+    def _compare(self, offset: int, view: memoryview, first: int) -> None:
+        own = memoryview(self._own)
+        for at in range(0, len(view), BACK):
+            some = view[at : at + BACK]
+            place = (offset + at - ALLOCATED) % PAGE
+            read_at(self.read_back, own[place : place + len(some)], offset + at)
+            if not self._own.startswith(some, place):  # compares like memcmp, without a copy
+                name, stop = self.layout.data[first].name, offset + len(view)
+                raise ParityFailed(f"bytes {offset} to {stop} on disk (tensor {name!r:.200}) are not what was written")
 
     def close(self) -> None:
         """Nothing more is to be checked."""

@@ -11,8 +11,9 @@ from _thread import allocate_lock, start_new_thread  # what threading.Thread is,
 
 from formats.core.errors import ParityFailed
 from formats.core.files import SourceFile
+from formats.core.gathering import GAP
 from formats.core.layout import Layout
-from formats.core.moving import GAP, Follower, Mover, Observe, Work
+from formats.core.moving import Follower, Mover, Observe, Work
 from formats.core.positioned import read_at, write_at
 from formats.core.readback import PIECE, ReadBack, compare_stored
 from formats.core.record import record

@@ -90,9 +90,13 @@ class Bench:
                 for path in (folder, *references):
                     remove(path)
 
-    def _make(self, room: int, *arguments: object) -> None:
+    def need(self, room: int) -> None:
+        """Raise `Skipped` where fewer than ``room`` bytes are free."""
         if (free := shutil.disk_usage(self.work).free) < room:
             raise Skipped(f"{free >> 20} MiB are free on the disk, {room >> 20} needed")
+
+    def _make(self, room: int, *arguments: object) -> None:
+        self.need(room)
         (self.work / "inputs").mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, "-m", "benchmarks.inputs", *map(str, arguments)], check=True, cwd=ROOT)
 
@@ -164,10 +168,10 @@ def migration(case: Case, bench: Bench) -> tuple[Series, list[str]]:
     with bench.tree(case.nbytes, case.tensors, case.files) as tree, bench.folder("out") as out:
         nbytes = sorted({path.stat().st_size for path in tree.iterdir()})
         if case.nbytes < SMALL:  # where a loop would measure the start of cp
-            contenders = [
-                Contender("cp -r", ["cp", "-r", str(tree), str(out / "d")], out / "d", copied(nbytes, case.files), base=True),
-                migrations(tree, tree, out, case.files)[0],
-            ]
+            rounds = bench.rounds or case.rounds
+            bench.need(2 * rounds * case.nbytes * case.files)
+            copy = Contender("cp -r", ["cp", "-r", str(tree), str(out / "d")], out / "d", copied(nbytes, case.files), base=True)
+            contenders = [replace(entry, aside=True) for entry in (copy, migrations(tree, tree, out, case.files)[0])]
         else:
             contenders = [*loops(tree, out, nbytes, case.files), *migrations(tree, tree, out, case.files)]
         return bench.run(case, contenders), _bases(contenders)

@@ -28,6 +28,7 @@ AHEAD = 16  # tasks that a worker may hold
 AHEAD_BYTES = 8 << 20  # … and bytes of their sources, beside the first
 LARGE = 256 << 20  # bytes of memory: such a task is not sent ahead
 RECYCLE = 2000  # tasks after which a worker is replaced, for what it may have left in memory
+BATCH = 0.005  # seconds in which outcomes gather while every worker has enough to do: each one by itself would cost a change of processes
 BACK_OFF = 0.5  # seconds before the first retry; each further one waits four times as long
 DEATHS = 2  # workers that a checkpoint may cost
 
@@ -77,6 +78,8 @@ class Processes:
         self._feed()
         if not self.made:
             busy = any(worker.held for worker in self.workers)
+            if self.queue and all(len(worker.held) > AHEAD // 2 for worker in self.workers):
+                time.sleep(min(seconds, BATCH))
             for key, _ in self.selector.select(min(seconds, 0.2 if busy or self.later else 0.0)):
                 self._hear(key.data)
             if not busy and self.later:

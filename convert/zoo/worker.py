@@ -32,6 +32,8 @@ def main(memory: int, parent: int, alone: bool) -> int:
     from formats.core import streaming
 
     streaming.THREADS = alone
+    with suppress(ImportError):  # one import for all tasks: `crc32_for` takes it where it is there, for small files too
+        import isal.isal_zlib  # noqa: F401
     gc.freeze()
     gc.disable()  # describing tensors makes many objects and no cycles
     try:

@@ -30,7 +30,7 @@ help: ## this list
 
 setup: $(READY) ## the virtual environment, with everything pinned
 
-$(READY): pyproject.toml constraints.txt formats/core/_strided.c
+$(READY): pyproject.toml setup.py constraints.txt formats/core/_strided.c
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 found; say PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c '$(SUPPORTED)' || { echo "make: $(PYTHON) is not Python 3.11, 3.12 or 3.13" >&2; exit 1; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)

@@ -23,7 +23,7 @@ SEED ?= 0
 KILLS ?= 20
 TIME ?= 300
 
-.PHONY: help setup test property faults powercuts fuzz flips kill lint format migrate bench bench-all clean distclean
+.PHONY: help setup test property faults powercuts fuzz flips sanitize kill lint format migrate bench bench-all clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,14 @@ faults: $(READY) ## every write path under failing system calls and signals (str
 powercuts: $(READY) ## every write path on an ext4 that loses its current at each write (root, FUSE); ARGS="--only npz"
 	@$(BIN)/python -m tests.parts
 	$(BIN)/python -m tests.powercuts $(ARGS)
+
+sanitize: $(READY) ## the compiled function under AddressSanitizer and UndefinedBehaviorSanitizer (gcc)
+	rm -f formats/core/_strided.*.so
+	CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--config-settings editable_mode=compat --no-deps -e .
+	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
+		$(BIN)/python -m pytest tests/formats/core/test_strided.py tests/formats/core/test_packed.py $(ARGS); status=$$?; \
+		rm -f formats/core/_strided.*.so $(READY); $(MAKE) setup; exit $$status
 
 kill: $(READY) ## migrations killed at 20 random points and resumed, some of them to ONNX; KILLS=100, SEED=0
 	KILLS=$(KILLS) KILL_SEED=$(SEED) $(BIN)/python -m pytest tests/convert/zoo/test_kill.py $(ARGS)

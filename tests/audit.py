@@ -131,7 +131,8 @@ def preload() -> None:
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             source = Path(found.module_finder.path, *([] if not found.ispkg else [found.name.rpartition(".")[2]]))  # type: ignore[union-attr]
             path = source / "__init__.py" if found.ispkg else source / f"{found.name.rpartition('.')[2]}.py"
-            _load_all_named_in(path)
+            if path.exists():  # a compiled module imports nothing
+                _load_all_named_in(path)
             if "cli" not in found.name and not found.name.endswith("__main__"):
                 _load(found.name)
     from formats import registry

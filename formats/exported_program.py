@@ -10,14 +10,14 @@ Source: ``torch.export.pt2_archive._package`` and ``torch._export.serde.schema``
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from formats.core.checkpoint import Checkpoint, Ordered
 from formats.core.dtype import BY_NAME, DType
-from formats.core.errors import CorruptCheckpoint, LimitExceeded, UnknownFormat
+from formats.core.errors import CorruptCheckpoint, UnknownFormat
 from formats.core.files import SourceFile, opened
+from formats.core.plain_json import document
 from formats.core.probe import Probe
 from formats.core.protocol import Match, Open
 from formats.core.storage import Storage, Swapped
@@ -121,10 +121,7 @@ class _Reading:
 
     def described(self, folder: str, config: str) -> Ordered:
         """The tensors that a config lists, by name, in its order."""
-        try:
-            entries = json.loads(self.archive.read(config, MAX_JSON))
-        except RecursionError as error:
-            raise LimitExceeded(f"{config!r:.100} is nested too deeply") from error
+        entries = document(self.archive.read(config, MAX_JSON), config)
         entries = entries.get("config") if isinstance(entries, dict) else None
         if not isinstance(entries, dict):
             raise CorruptCheckpoint(f"{config!r:.100} has no 'config' of tensors by name")

@@ -6,7 +6,6 @@ Today's torch refuses these files. The program's code is not read.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from formats.core.checkpoint import Checkpoint, Ordered
 from formats.core.dtype import BY_NAME, DType
 from formats.core.errors import CorruptCheckpoint, LimitExceeded
 from formats.core.files import SourceFile, opened
+from formats.core.plain_json import document
 from formats.core.probe import Probe
 from formats.core.protocol import Match
 from formats.core.storage import Storage
@@ -53,10 +53,7 @@ def read_file(file: SourceFile) -> Checkpoint:
     root = _root(archive)
     if root is None:
         raise CorruptCheckpoint(f"TorchScript archive has no single member {NAME}", path=file.path)
-    try:
-        model = json.loads(archive.read(root + NAME, MAX_JSON))
-    except RecursionError as error:
-        raise LimitExceeded("model.json is nested too deeply") from error
+    model = document(archive.read(root + NAME, MAX_JSON), root + NAME)
     if not isinstance(model, dict) or not isinstance(model.get("mainModule"), dict) or not isinstance(model.get("tensors"), list):
         raise CorruptCheckpoint("model.json has no 'mainModule' with 'tensors'")
     tensors = _JsonTensors(archive, root, model["tensors"])

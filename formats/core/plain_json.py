@@ -50,6 +50,18 @@ def loads(text: str) -> Any:
     return json.loads(text)
 
 
+def document(data: bytes, name: str) -> Any:
+    """The JSON document that member ``name`` of an archive is. Raises `CorruptCheckpoint`, or `LimitExceeded` where it nests too deeply."""
+    from formats.core.errors import CorruptCheckpoint, LimitExceeded
+
+    try:
+        return loads(str(data, "utf-8"))  # of bytes json would guess the encoding, and load a codec of the input's choice
+    except RecursionError as error:
+        raise LimitExceeded(f"{name!r:.100} is nested too deeply") from error
+    except ValueError as error:
+        raise CorruptCheckpoint(f"{name!r:.100} is no JSON text ({error!s:.100})") from error
+
+
 def quoted(texts: Sequence[str]) -> Iterator[str]:
     """Each text as JSON has it where everything but quotes, backslashes and controls stands for itself."""
     together = "".join(texts)

@@ -22,7 +22,9 @@ import numpy
 import torch
 from safetensors.torch import save as to_safetensors
 
+from tests.formats import zero_writer
 from tests.formats.tar_writer import TarCheckpoint
+from tests.fuzz.targets import TARGETS, ZERO
 
 HOSTILE = {"legacy": "legacy", "zip": "pickle", "zip2": "zip", "tar": "tar", "safetensors": "safetensors"}
 
@@ -104,7 +106,9 @@ def make(folder: Path) -> None:
         numpy.savez_compressed(out, **arrays)
         put("npz", f"deflated{number}", out.getvalue())
     _onnx(put)
+    _exported(put)
     _folders(put, folder)
+    _zero(put, folder)
 
 
 def _zipped(members: dict[str, bytes]) -> bytes:
@@ -189,6 +193,35 @@ def _onnx(put: Any) -> None:
     ]
     put("onnx", "typed", helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:], typed)).SerializeToString())
     del onnx
+
+
+def _exported(put: Any) -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).eval()
+    out = io.BytesIO()
+    torch.export.save(torch.export.export(net, (torch.ones(2, 2),)), out)
+    put("exported", "net", out.getvalue())
+    older = {
+        "version": b"8.8", "serialized_exported_program.json": b"{}", "serialized_constants.pt": saved({"c": torch.arange(3)}),
+        "serialized_state_dict.pt": saved(trees()["state"]), "serialized_example_inputs.pt": saved(()),
+    }  # fmt: skip
+    put("exported", "older", _zipped(older))
+
+
+def _zero(put: Any, folder: Path) -> None:
+    """Stage 2: what one file says of the weights stands in the others."""
+    groups = [{"a.weight": torch.ones(3, 2), "a.bias": torch.arange(3.0)}, {"b": torch.zeros(5)}]
+    zero = zero_writer.Zero(
+        groups, {"mean": torch.ones(2).half(), "count": torch.tensor(5)}, {"frozen": torch.ones(2).half()}, {"t": "b"}
+    )
+    made = zero_writer.write(folder / "zero.made", zero, 2, 2, ZERO)
+    for path in made.rglob("*.*"):
+        name = path.relative_to(made).as_posix()
+        for target in ("deepspeed-model", "deepspeed-optim"):
+            put(f"{target}.base", name, path.read_bytes())
+            put(f"{target}.base", "latest", (made / "latest").read_bytes())
+            if name == TARGETS[target].file:
+                put(target, "plain", path.read_bytes())
+    shutil.rmtree(made)
 
 
 def _folders(put: Any, folder: Path) -> None:

@@ -24,6 +24,7 @@ class Target:
 
 
 INDEX = "m.safetensors.index.json"
+ZERO = "global_step7"
 
 
 def _zip(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
@@ -39,6 +40,17 @@ def _wrapped(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
 
     def inside(name: str, plain: bytes, rng: random.Random) -> bytes:
         return zips.mutated(plain, rng) if plain.startswith(b"PK") else pool.flipped(plain, rng)
+
+    return zips.mutated(data, rng, inside)
+
+
+def _exported(data: bytes, rng: random.Random, others: Sequence[bytes]) -> bytes:
+    """A `.pt2`: JSON that says where the tensors are, beside checkpoints in the checkpoint (before torch 2.8)."""
+
+    def inside(name: str, plain: bytes, rng: random.Random) -> bytes:
+        if name.endswith(".json"):
+            return texts.text_mutated(plain, rng)
+        return zips.mutated(plain, rng) if plain.startswith(b"PK") else zips.any_content(name, plain, rng)
 
     return zips.mutated(data, rng, inside)
 
@@ -67,5 +79,8 @@ TARGETS = {
         Target("wrapped", _wrapped, None),
         Target("folder", pickles.mutated, None, "data.pkl", ""),
         Target("distributed", pickles.mutated, None, ".metadata", ""),
+        Target("exported", _exported, None),
+        Target("deepspeed-model", _zip, None, f"{ZERO}/mp_rank_00_model_states.pt", ""),
+        Target("deepspeed-optim", _zip, None, f"{ZERO}/zero_pp_rank_0_mp_rank_00_optim_states.pt", ""),
     )
 }  # fmt: skip

@@ -30,6 +30,23 @@ def test_a_header_does_not_choose_a_codec(tmp_path: Path) -> None:
     assert not {"encodings.utf_16_be", "encodings.utf_16_le"} & sys.modules.keys()
 
 
+@pytest.mark.parametrize("name", ["m/data/weights/model_weights_config.json", "code/model.json"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-be"])
+def test_a_description_does_not_choose_a_codec(name: str, encoding: str, tmp_path: Path) -> None:
+    """The same of JSON in an archive."""
+    members = {"m/archive_format": "pt2", "m/archive_version": "0"} if name.startswith("m/") else {"code/tensors/0": ""}
+    path = tmp_path / "model.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, text in members.items():
+            archive.writestr(member, text)
+        archive.writestr(name, '{"config": {}}'.encode(encoding))
+    codec = f"encodings.{encoding.replace('-', '_')}"
+    sys.modules.pop(codec, None)
+    with pytest.raises(CheckpointError, match="no JSON text"):
+        registry.open(path)
+    assert codec not in sys.modules
+
+
 def _around(name: str, content: bytes, path: Path) -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:

@@ -18,6 +18,7 @@ from formats.core.dtype import by_name
 from formats.core.errors import CorruptCheckpoint, LimitExceeded, UsageError
 from formats.core.files import opened
 from formats.core.layout import Layout, Literal
+from formats.core.plain_json import of_bytes
 from formats.core.rebuild import TypedStorage
 from formats.core.record import changed
 from formats.core.safetensors_layout import CAPABILITIES, lay_out
@@ -166,7 +167,7 @@ def _document(path: Path) -> dict[str, Any]:
     try:
         if file.size > MAX_JSON:
             raise LimitExceeded(f"tree of {file.size} bytes, at most {MAX_JSON} are read", path=path)
-        document = json.loads(file.read(0, file.size))
+        document = of_bytes(file.read(0, file.size))
     except (ValueError, RecursionError) as error:
         raise CorruptCheckpoint(f"is no JSON: {error!s:.120}", path=path) from error
     finally:

@@ -32,6 +32,7 @@ from typing import Any
 
 from convert.release.names import is_name
 from formats.core.errors import CheckpointError, CorruptCheckpoint, SystemIOError
+from formats.core.plain_json import of_bytes
 
 VERSION = 1
 MAX_BYTES = 1 << 28  # of a manifest that is read: a million tensors
@@ -72,7 +73,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise CorruptCheckpoint(f"has {path.stat().st_size} bytes, a manifest at most {MAX_BYTES}", path=path)
-        document = json.loads(path.read_bytes())
+        document = of_bytes(path.read_bytes())
     except OSError as error:
         raise SystemIOError(f"cannot be read: {error.strerror}", path=path) from error
     except (ValueError, RecursionError) as error:

@@ -6,7 +6,6 @@ each was made from; of any other tree every checkpoint is released, as its conte
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from convert.release.settings import Settings
 from convert.report import Failure
 from formats import registry
 from formats.core.errors import CheckpointError, CorruptCheckpoint, SystemIOError, UnknownFormat, UsageError
+from formats.core.plain_json import of_bytes
 from formats.core.probe import Probe
 
 REPORT = "report.json"
@@ -125,7 +125,7 @@ def items_of(tree: Path) -> Iterator[Item]:
 def _reported(tree: Path, report: Path) -> Iterator[Item]:
     """Of each model that a migration wrote the output in the best container; the report is a file, and its paths are not trusted."""
     try:
-        document = json.loads(report.read_bytes())
+        document = of_bytes(report.read_bytes())
         rows = document["rows"]
         told = [(row, output) for row in rows for output in row.get("outputs", ())]
         ranked = sorted(told, key=lambda pair: _rank(pair[1]))

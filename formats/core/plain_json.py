@@ -50,12 +50,20 @@ def loads(text: str) -> Any:
     return json.loads(text)
 
 
+def of_bytes(data: bytes) -> Any:
+    """The value that UTF-8 text spells. Raises `ValueError`, or `RecursionError` where it nests too deeply.
+
+    ``json.loads`` of bytes guesses their encoding, and loads a codec of the input's choice.
+    """
+    return loads(str(data, "utf-8"))
+
+
 def document(data: bytes, name: str) -> Any:
     """The JSON document that member ``name`` of an archive is. Raises `CorruptCheckpoint`, or `LimitExceeded` where it nests too deeply."""
     from formats.core.errors import CorruptCheckpoint, LimitExceeded
 
     try:
-        return loads(str(data, "utf-8"))  # of bytes json would guess the encoding, and load a codec of the input's choice
+        return of_bytes(data)
     except RecursionError as error:
         raise LimitExceeded(f"{name!r:.100} is nested too deeply") from error
     except ValueError as error:

@@ -6,6 +6,7 @@ import io
 import struct
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -45,6 +46,34 @@ def test_a_description_does_not_choose_a_codec(name: str, encoding: str, tmp_pat
     with pytest.raises(CheckpointError, match="no JSON text"):
         registry.open(path)
     assert codec not in sys.modules
+
+
+def _manifest(path: Path) -> object:
+    from convert.release import manifest
+
+    return manifest.load(path)
+
+
+def _report(path: Path) -> object:
+    from convert.release.tree import _reported
+
+    return list(_reported(path.parent, path))
+
+
+def _rest(path: Path) -> object:
+    from convert.rest import _document
+
+    return _document(path)
+
+
+@pytest.mark.parametrize("read", [_manifest, _report, _rest])
+def test_neither_does_a_document_beside_weights(read: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "some.json"
+    path.write_bytes('{"rows": []}'.encode("utf-16-le"))
+    sys.modules.pop("encodings.utf_16_le", None)
+    with pytest.raises(CheckpointError):
+        read(path)
+    assert "encodings.utf_16_le" not in sys.modules
 
 
 def _around(name: str, content: bytes, path: Path) -> None:

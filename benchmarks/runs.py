@@ -169,8 +169,7 @@ def migration(case: Case, bench: Bench) -> tuple[Series, list[str]]:
     with bench.tree(case.nbytes, case.tensors, case.files) as tree, bench.folder("out") as out:
         nbytes = sorted({path.stat().st_size for path in tree.iterdir()})
         if case.nbytes < SMALL:  # where a loop would measure the start of cp
-            rounds = bench.rounds or case.rounds
-            bench.need(2 * rounds * case.nbytes * case.files)
+            bench.need(2 * (bench.rounds or case.rounds) * case.nbytes * case.files)
             copy = Contender("cp -r", ["cp", "-r", str(tree), str(out / "d")], out / "d", copied(nbytes, case.files), base=True)
             contenders = [replace(entry, aside=True) for entry in (copy, migrations(tree, tree, out, case.files)[0])]
         else:

@@ -326,6 +326,19 @@ def test_a_small_tree_is_measured_and_removed(tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["log"]
 
 
+def test_trees_of_many_small_files_are_removed_at_the_end_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is removed from one run to the next, and nothing is left."""
+    removed: list[str] = []
+    remove = measuring.shutil.rmtree
+    monkeypatch.setattr(measuring.shutil, "rmtree", lambda path: removed.append(path.name) or remove(path))
+    case = cases.Case("tree", "tree", "migrate", 10_000, 3, files=6)
+    series, bases = runs.run(case, runs.Bench(tmp_path, rounds=2, keep_disturbed=True))
+    assert bases == ["cp -r"]
+    assert len(series.rounds) == 2
+    assert removed == ["out", "tree-10000-3-6"]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["log"]
+
+
 def test_every_target_is_of_a_contender_that_its_case_has() -> None:
     known = {CP, SYNCED, CONVERT, UNSYNCED, UNVERIFIED, NAIVE}
     for case in cases.CASES:

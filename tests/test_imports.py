@@ -115,6 +115,20 @@ print(*{{name.partition(".")[0] for name in set(sys.modules) - before}})
     assert not SLOW.intersection(done.stdout.split())
 
 
+def test_strided_tensors_need_no_numpy(tmp_path: Path) -> None:
+    """Where the compiled copy is built; the matrix is large enough for NumPy's import to pay."""
+    pytest.importorskip("formats.core._strided", reason="formats.core._strided is not built: there was no compiler")
+    import torch
+
+    weight = torch.arange(7 << 20, dtype=torch.float32).view(1 << 10, -1).t()
+    torch.save({"w": weight}, tmp_path / "in.pth")
+    arguments = [str(tmp_path / "in.pth"), "--to", "safetensors", "-o", str(tmp_path / "out.safetensors")]
+    assert "numpy" not in loaded_after(f"from convert.__main__ import main\nassert main({arguments!r}) == 0")
+    from safetensors.torch import load_file
+
+    assert torch.equal(load_file(tmp_path / "out.safetensors")["w"], weight)
+
+
 def test_memory_is_mapped_and_no_file(tmp_path: Path) -> None:
     """A mapped file that shrinks kills the process."""
     source = tmp_path / "in.safetensors"

@@ -214,11 +214,10 @@ def _zero(put: Any, folder: Path) -> None:
         groups, {"mean": torch.ones(2).half(), "count": torch.tensor(5)}, {"frozen": torch.ones(2).half()}, {"t": "b"}
     )
     made = zero_writer.write(folder / "zero.made", zero, 2, 2, ZERO)
-    for path in made.rglob("*.*"):
+    for path in filter(Path.is_file, made.rglob("*")):
         name = path.relative_to(made).as_posix()
         for target in ("deepspeed-model", "deepspeed-optim"):
             put(f"{target}.base", name, path.read_bytes())
-            put(f"{target}.base", "latest", (made / "latest").read_bytes())
             if name == TARGETS[target].file:
                 put(target, "plain", path.read_bytes())
     shutil.rmtree(made)

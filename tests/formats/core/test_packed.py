@@ -58,6 +58,7 @@ def copied_by(way: str, patch: pytest.MonkeyPatch) -> None:
     if way == "compiled":
         if array_copy._compiled is None:
             pytest.skip("formats.core._strided is not built: there was no compiler")
+        patch.setattr(array_copy, "_by_numpy", None)  # nobody else is asked
         return
     patch.setattr(array_copy, "_compiled", None)
     patch.setattr(array_copy, "PAYS", 0)

@@ -65,6 +65,7 @@ sanitize: $(READY) ## the compiled function under AddressSanitizer and Undefined
 	rm -f formats/core/_strided.*.so
 	CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--config-settings editable_mode=compat --no-deps -e .
+	@ls formats/core/_strided.*.so >/dev/null || { echo "make: formats/core/_strided.c could not be compiled" >&2; exit 1; }
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
 		$(BIN)/python -m pytest tests/formats/core/test_strided.py tests/formats/core/test_packed.py $(ARGS); status=$$?; \
 		rm -f formats/core/_strided.*.so $(READY); $(MAKE) setup; exit $$status
@@ -104,4 +105,4 @@ clean: ## remove what was built, keep the environment and downloads
 	find convert formats tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment and downloads too
-	rm -rf $(VENV) .cache
+	rm -rf $(VENV) .cache formats/core/_strided.*.so

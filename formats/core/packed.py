@@ -1,9 +1,9 @@
-"""The row-major bytes of any strided window, made block by block with the standard library alone.
+"""The row-major bytes of any strided window, made block by block.
 
 A block is a box of the window's (merged) dimensions. Its source is gathered with as few reads as the strides allow, never reading
-through a gap that costs more than another read would, and is then copied run by run along the longest dimension: slice assignment of
-typed memory views runs in C. NumPy, where it is installed, copies boxes several times as fast, and is imported where so much is to be
-copied that its import pays (`array_copy.py`).
+through a gap that costs more than another read would, and is then copied by a compiled function, or where that is not built by NumPy
+(`array_copy.py`). Where neither is there, or so little is to be copied that importing NumPy does not pay, it is copied run by run along the
+longest dimension: slice assignment of typed memory views runs in C.
 """
 
 from __future__ import annotations
